@@ -1,0 +1,210 @@
+//! Addresses a cluster can listen on, as people write them and as the primary binds them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where to listen.
+///
+/// ```
+/// use everycore::Address;
+/// let address: Address = "127.0.0.1:8000".parse()?;
+/// assert_eq!(address, Address::Tcp("127.0.0.1:8000".parse().unwrap()));
+/// assert_eq!(":8000".parse::<Address>()?, Address::Any { port: 8000 });
+/// assert_eq!("unix:/run/app.sock".parse::<Address>()?, Address::Unix("/run/app.sock".into()));
+/// # Ok::<(), everycore::AddressError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// One IP address and port; port 0 lets the kernel choose, once for all workers. An IPv6 address is bound
+    /// for IPv6 alone, `[::]` included: dual stack is [`Address::Any`].
+    Tcp(SocketAddr),
+    /// Every address of the machine: `[::]` for IPv6 and IPv4 together, or `0.0.0.0` where there is no IPv6.
+    Any {
+        /// The port; 0 lets the kernel choose.
+        port: u16,
+    },
+    /// A Unix stream socket at this path.
+    Unix(PathBuf),
+}
+
+/// Why a text is not an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressError {
+    text: String,
+    why: String,
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "'{}' is no address to listen on: {}; write HOST:PORT, :PORT, [IPV6]:PORT or unix:PATH",
+            self.text, self.why
+        )
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let wrong = |why: &str| AddressError { text: text.to_owned(), why: why.to_owned() };
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() {
+                Err(wrong("the path is missing"))
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
+        }
+        let text_of_address = text.strip_prefix("tcp://").unwrap_or(text);
+        if let Ok(address) = text_of_address.parse::<SocketAddr>() {
+            return Ok(Self::Tcp(address));
+        }
+        let (host, port) = match text_of_address.rsplit_once(':') {
+            Some((host, port)) => (host, port),
+            // A bare number can only be meant as a port.
+            None if text_of_address.bytes().all(|b| b.is_ascii_digit()) => ("", text_of_address),
+            None => return Err(wrong("the port is missing")),
+        };
+        let port: u16 = port.parse().map_err(|_| wrong("the port is not a number from 0 to 65535"))?;
+        match host {
+            "" | "*" => Ok(Self::Any { port }),
+            host => {
+                if host.contains(':') {
+                    return Err(wrong("an IPv6 address needs brackets around it"));
+                }
+                let mut found =
+                    (host, port).to_socket_addrs().map_err(|error| wrong(&format!("{host}: {error}")))?;
+                found.next().map(Self::Tcp).ok_or_else(|| wrong("the host name has no address"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Any { port } => write!(f, ":{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl From<(Ipv4Addr, u16)> for Address {
+    fn from((ip, port): (Ipv4Addr, u16)) -> Self {
+        Self::Tcp((IpAddr::V4(ip), port).into())
+    }
+}
+
+impl From<(Ipv6Addr, u16)> for Address {
+    fn from((ip, port): (Ipv6Addr, u16)) -> Self {
+        Self::Tcp((IpAddr::V6(ip), port).into())
+    }
+}
+
+impl TryFrom<&str> for Address {
+    type Error = AddressError;
+
+    fn try_from(text: &str) -> Result<Self, AddressError> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = AddressError;
+
+    fn try_from(text: String) -> Result<Self, AddressError> {
+        text.parse()
+    }
+}
+
+/// Something that names an address: text, a [`SocketAddr`], or an [`Address`] itself.
+pub trait IntoAddress {
+    /// The address, or why there is none.
+    fn into_address(self) -> Result<Address, AddressError>;
+}
+
+impl<T> IntoAddress for T
+where
+    T: TryInto<Address>,
+    AddressError: From<T::Error>,
+{
+    fn into_address(self) -> Result<Address, AddressError> {
+        self.try_into().map_err(AddressError::from)
+    }
+}
+
+impl From<std::convert::Infallible> for AddressError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// Who is at the other end of an accepted connection, or where a listener is bound.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BoundAddress {
+    /// An IP address and port.
+    Tcp(SocketAddr),
+    /// A Unix socket path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for BoundAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl BoundAddress {
+    /// The IP address and port, unless this is a Unix socket.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_people_write_are_understood() {
+        assert_eq!("8000".parse(), Ok(Address::Any { port: 8000 }));
+        assert_eq!("*:80".parse(), Ok(Address::Any { port: 80 }));
+        assert_eq!("[::1]:80".parse(), Ok(Address::Tcp("[::1]:80".parse().unwrap())));
+        assert_eq!("tcp://127.0.0.1:1".parse(), Ok(Address::Tcp("127.0.0.1:1".parse().unwrap())));
+        assert!(matches!("localhost:9".parse(), Ok(Address::Tcp(a)) if a.ip().is_loopback()));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_its_reason() {
+        for (text, part) in [
+            ("127.0.0.1", "port is missing"),
+            ("127.0.0.1:99999", "0 to 65535"),
+            ("::1:80", "brackets"),
+            ("unix:", "path is missing"),
+            ("", "port"),
+        ] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What can go wrong in a cluster, one variant per thing a reader can act on.
+
+use std::{fmt, io};
+
+use crate::address::{Address, AddressError};
+
+/// A cluster operation's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a cluster operation failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// [`role`](crate::role) came too late: other threads were running already.
+    RoleTooLate {
+        /// How many threads the process had.
+        threads: usize,
+    },
+    /// The channel this worker inherited is unusable.
+    Channel {
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The primary said something this version does not understand.
+    Protocol(String),
+    /// The channel to the primary, or to the worker, is closed.
+    Disconnected,
+    /// A text is no address.
+    Address(AddressError),
+    /// The primary could not bind the address.
+    Bind {
+        /// What was asked for.
+        address: Address,
+        /// Kind and error number of the cause.
+        source: io::Error,
+        /// The whole story for people: who holds the address, what to do.
+        message: String,
+    },
+    /// No listener was bound under this name before the workers started.
+    NoSuchListener {
+        /// The name asked for.
+        name: String,
+    },
+    /// There is no such worker, or it is gone.
+    NoSuchWorker {
+        /// The id asked for.
+        worker: u32,
+    },
+    /// A message could not be encoded, or is larger than the channel takes.
+    Message(String),
+    /// The queue to this worker is full: it does not read.
+    QueueFull {
+        /// Which worker.
+        worker: u32,
+    },
+    /// A request was not answered in time.
+    TimedOut {
+        /// How long was waited.
+        after: std::time::Duration,
+    },
+    /// A setting cannot be used.
+    Setting(String),
+    /// The program could not be started at all.
+    Program(String),
+    /// A system call of the primary failed.
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The primary has ended.
+    PrimaryGone,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RoleTooLate { threads } => write!(
+                f,
+                "the process already runs {threads} threads; call everycore::role() first thing in main, before any runtime or thread starts"
+            ),
+            Self::Channel { doing, .. } => write!(f, "channel to the primary: {doing}"),
+            Self::Protocol(what) => write!(f, "the primary sent what this worker does not understand: {what}"),
+            Self::Disconnected => f.write_str("the channel is closed"),
+            Self::Address(error) => error.fmt(f),
+            Self::Bind { message, .. } => f.write_str(message),
+            Self::NoSuchListener { name } => write!(
+                f,
+                "no listener is named '{name}'; bind it with Cluster::bind(\"{name}\", ADDRESS) or run -b {name}=ADDRESS"
+            ),
+            Self::NoSuchWorker { worker } => write!(f, "there is no worker {worker}"),
+            Self::Message(what) => write!(f, "message: {what}"),
+            Self::QueueFull { worker } => {
+                write!(f, "worker {worker} does not read its channel and the queue to it is full; send again later")
+            }
+            Self::TimedOut { after } => write!(f, "no reply within {after:?}"),
+            Self::Setting(what) => f.write_str(what),
+            Self::Program(what) => f.write_str(what),
+            Self::System { doing, .. } => f.write_str(doing),
+            Self::PrimaryGone => f.write_str("the primary has ended"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Channel { source, .. } | Self::Bind { source, .. } | Self::System { source, .. } => {
+                Some(source)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<AddressError> for Error {
+    fn from(error: AddressError) -> Self {
+        Self::Address(error)
+    }
+}

@@ -1,0 +1,421 @@
+//! What the primary and a Rust worker say to each other, as typed values and as bytes.
+//!
+//! Pure. The values travel as JSON in *internal* frames of the control channel; users' messages are frames of
+//! another kind and never pass through here. Descriptors ride beside the frame: a `Welcome` brings the page of
+//! counters and the wake-up event, a granted listener brings its hand-off channel or the listening socket.
+//! Nothing a worker sends is trusted: whatever does not decode is an error that costs that worker its channel.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::address::{Address, BoundAddress};
+
+/// Spoken in `Welcome` and `Hello`; both ends refuse a version they do not know.
+pub(crate) const VERSION: u64 = 1;
+
+/// Names the inherited channel: `FD,INODE`. The inode makes a stale variable in some grandchild harmless.
+pub(crate) const CHANNEL_VARIABLE: &str = "EVERYCORE_CHANNEL";
+
+/// Primary → worker.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ToWorker {
+    /// The first frame, in the channel before the worker runs. Handles: the page of counters, the wake event.
+    Welcome(Welcome),
+    /// The answer to `Listen`; a granted one carries one handle, by `mode`.
+    Granted { request: u64, key: u32, mode: Mode, address: BoundAddress },
+    /// The answer to a `Listen` that failed.
+    Refused { request: u64, failure: ListenFailure },
+    /// Stop accepting, drain, leave.
+    Disconnect,
+    /// `Leaving` has been noted.
+    LeaveNoted,
+}
+
+/// Who the worker is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Welcome {
+    pub(crate) name: String,
+    pub(crate) worker: u32,
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    /// How long the worker may drain, in milliseconds: after that it must expect `TERM`.
+    pub(crate) drain_ms: u64,
+}
+
+/// How connections of a granted listener reach the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The handle is the reading end of a hand-off channel: one record and one connection per message.
+    HandOff,
+    /// The handle is the listening socket itself.
+    Shared,
+}
+
+/// Worker → primary.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum FromWorker {
+    /// First frame of a worker that uses the library.
+    Hello { version: u64 },
+    /// Asks for a listener.
+    Listen { request: u64, what: Wanted },
+    /// The program now accepts on this listener.
+    Listening { key: u32 },
+    /// The program dropped this listener; what it had not read is the primary's again.
+    Closed { key: u32 },
+    /// Ready by the program's own word.
+    Ready,
+    /// Leaves by its own wish; waits for `LeaveNoted`.
+    Leaving,
+}
+
+/// Which listener is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// One bound before the workers started, by its name.
+    Named(String),
+    /// One for this address. `index` tells several live listeners on the same address within one worker apart.
+    Bound { address: Address, index: u32, backlog: Option<u32> },
+}
+
+/// Why a `Listen` failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenFailure {
+    /// The error number, as `errno` counts; 0 where no system call failed.
+    pub(crate) errno: i32,
+    /// One line for people: what happened, to which address, who holds it.
+    pub(crate) message: String,
+}
+
+/// A frame that is not part of the protocol.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ProtocolError(pub(crate) String);
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not a cluster message: {}", self.0)
+    }
+}
+
+impl std::error::Error for ProtocolError {}
+
+impl ToWorker {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Welcome(welcome) => json!({
+                "act": "welcome", "version": VERSION, "name": welcome.name, "worker": welcome.worker,
+                "slot": welcome.slot, "generation": welcome.generation, "drain_ms": welcome.drain_ms,
+            }),
+            Self::Granted { request, key, mode, address } => json!({
+                "act": "granted", "request": request, "key": key, "mode": mode.name(),
+                "address": encode_bound(address),
+            }),
+            Self::Refused { request, failure } => json!({
+                "act": "refused", "request": request, "errno": failure.errno, "message": failure.message,
+            }),
+            Self::Disconnect => json!({"act": "disconnect"}),
+            Self::LeaveNoted => json!({"act": "leave-noted"}),
+        }
+        .to_string()
+        .into_bytes()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
+        let message = Fields::parse(bytes)?;
+        match message.text("act")? {
+            "welcome" => {
+                let version = message.number("version")?;
+                if version != VERSION {
+                    return Err(ProtocolError(format!(
+                        "the primary speaks version {version}, this worker version {VERSION}; build both from one release"
+                    )));
+                }
+                Ok(Self::Welcome(Welcome {
+                    name: message.text("name")?.to_owned(),
+                    worker: message.small("worker")?,
+                    slot: message.small("slot")?,
+                    generation: message.small("generation")?,
+                    drain_ms: message.number("drain_ms")?,
+                }))
+            }
+            "granted" => Ok(Self::Granted {
+                request: message.number("request")?,
+                key: message.small("key")?,
+                mode: Mode::from_name(message.text("mode")?)?,
+                address: decode_bound(message.text("address")?)?,
+            }),
+            "refused" => Ok(Self::Refused {
+                request: message.number("request")?,
+                failure: ListenFailure {
+                    errno: message.signed("errno")?,
+                    message: message.text("message")?.to_owned(),
+                },
+            }),
+            "disconnect" => Ok(Self::Disconnect),
+            "leave-noted" => Ok(Self::LeaveNoted),
+            other => Err(ProtocolError(format!("unknown act '{other}'"))),
+        }
+    }
+}
+
+impl FromWorker {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Hello { version } => json!({"act": "hello", "version": version}),
+            Self::Listen { request, what: Wanted::Named(name) } => {
+                json!({"act": "listen", "request": request, "name": name})
+            }
+            Self::Listen { request, what: Wanted::Bound { address, index, backlog } } => json!({
+                "act": "listen", "request": request, "address": encode_address(address), "index": index,
+                "backlog": backlog,
+            }),
+            Self::Listening { key } => json!({"act": "listening", "key": key}),
+            Self::Closed { key } => json!({"act": "closed", "key": key}),
+            Self::Ready => json!({"act": "ready"}),
+            Self::Leaving => json!({"act": "leaving"}),
+        }
+        .to_string()
+        .into_bytes()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
+        let message = Fields::parse(bytes)?;
+        match message.text("act")? {
+            "hello" => Ok(Self::Hello { version: message.number("version")? }),
+            "listen" => {
+                let request = message.number("request")?;
+                let what = match message.value("name") {
+                    Some(_) => Wanted::Named(message.text("name")?.to_owned()),
+                    None => Wanted::Bound {
+                        address: decode_address(message.text("address")?)?,
+                        index: message.small("index")?,
+                        backlog: match message.value("backlog") {
+                            Some(_) => Some(message.small("backlog")?),
+                            None => None,
+                        },
+                    },
+                };
+                Ok(Self::Listen { request, what })
+            }
+            "listening" => Ok(Self::Listening { key: message.small("key")? }),
+            "closed" => Ok(Self::Closed { key: message.small("key")? }),
+            "ready" => Ok(Self::Ready),
+            "leaving" => Ok(Self::Leaving),
+            other => Err(ProtocolError(format!("unknown act '{other}'"))),
+        }
+    }
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::HandOff => "hand-off",
+            Self::Shared => "shared",
+        }
+    }
+
+    fn from_name(name: &str) -> Result<Self, ProtocolError> {
+        match name {
+            "hand-off" => Ok(Self::HandOff),
+            "shared" => Ok(Self::Shared),
+            other => Err(ProtocolError(format!("unknown mode '{other}'"))),
+        }
+    }
+}
+
+fn encode_address(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) => address.to_string(),
+        Address::Any { port } => format!(":{port}"),
+        Address::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+/// Unlike [`Address::from_str`](std::str::FromStr) this never resolves a host name: the worker has done that.
+fn decode_address(text: &str) -> Result<Address, ProtocolError> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok(Address::Unix(PathBuf::from(path)));
+    }
+    if let Some(port) = text.strip_prefix(':') {
+        return port.parse().map(|port| Address::Any { port }).map_err(|_| bad("address", text));
+    }
+    text.parse::<SocketAddr>().map(Address::Tcp).map_err(|_| bad("address", text))
+}
+
+fn encode_bound(address: &BoundAddress) -> String {
+    address.to_string()
+}
+
+fn decode_bound(text: &str) -> Result<BoundAddress, ProtocolError> {
+    match text.strip_prefix("unix:") {
+        Some(path) => Ok(BoundAddress::Unix(PathBuf::from(path))),
+        None => text.parse().map(BoundAddress::Tcp).map_err(|_| bad("address", text)),
+    }
+}
+
+fn bad(field: &str, value: &str) -> ProtocolError {
+    ProtocolError(format!("'{field}' cannot be '{value}'"))
+}
+
+/// One decoded JSON object, read field by field.
+struct Fields(Value);
+
+impl Fields {
+    fn parse(bytes: &[u8]) -> Result<Self, ProtocolError> {
+        let value: Value =
+            serde_json::from_slice(bytes).map_err(|error| ProtocolError(format!("no JSON: {error}")))?;
+        Ok(Self(value))
+    }
+
+    /// `null` and an absent field mean the same.
+    fn value(&self, field: &str) -> Option<&Value> {
+        self.0.get(field).filter(|value| !value.is_null())
+    }
+
+    fn text(&self, field: &str) -> Result<&str, ProtocolError> {
+        self.value(field).and_then(Value::as_str).ok_or_else(|| missing(field, "a text"))
+    }
+
+    fn number(&self, field: &str) -> Result<u64, ProtocolError> {
+        self.value(field).and_then(Value::as_u64).ok_or_else(|| missing(field, "a whole number"))
+    }
+
+    fn small(&self, field: &str) -> Result<u32, ProtocolError> {
+        u32::try_from(self.number(field)?).map_err(|_| missing(field, "a number below 2^32"))
+    }
+
+    fn signed(&self, field: &str) -> Result<i32, ProtocolError> {
+        self.value(field)
+            .and_then(Value::as_i64)
+            .and_then(|number| i32::try_from(number).ok())
+            .ok_or_else(|| missing(field, "a 32-bit number"))
+    }
+}
+
+fn missing(field: &str, kind: &str) -> ProtocolError {
+    ProtocolError(format!("'{field}' is missing or not {kind}"))
+}
+
+/// The fixed record beside each handed-over connection: who connected, as the primary's `accept` said.
+pub(crate) mod record {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+    /// Length in bytes of every record.
+    pub(crate) const LEN: usize = 24;
+
+    /// Writes a peer address; `None` for a Unix peer.
+    pub(crate) fn encode(peer: Option<SocketAddr>) -> [u8; LEN] {
+        let mut record = [0; LEN];
+        match peer {
+            None => {}
+            Some(SocketAddr::V4(v4)) => {
+                record[0] = 4;
+                record[2..4].copy_from_slice(&v4.port().to_be_bytes());
+                record[4..8].copy_from_slice(&v4.ip().octets());
+            }
+            Some(SocketAddr::V6(v6)) => {
+                record[0] = 6;
+                record[2..4].copy_from_slice(&v6.port().to_be_bytes());
+                record[4..20].copy_from_slice(&v6.ip().octets());
+                record[20..24].copy_from_slice(&v6.scope_id().to_be_bytes());
+            }
+        }
+        record
+    }
+
+    /// Reads a record back; `None` for one that is not a record at all.
+    pub(crate) fn decode(record: &[u8]) -> Option<Option<SocketAddr>> {
+        let record: &[u8; LEN] = record.try_into().ok()?;
+        let port = u16::from_be_bytes([record[2], record[3]]);
+        match record[0] {
+            0 => Some(None),
+            4 => {
+                let ip = Ipv4Addr::new(record[4], record[5], record[6], record[7]);
+                Some(Some(SocketAddr::new(IpAddr::V4(ip), port)))
+            }
+            6 => {
+                let ip: [u8; 16] = record[4..20].try_into().ok()?;
+                let scope = u32::from_be_bytes([record[20], record[21], record[22], record[23]]);
+                Some(Some(SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from(ip), port, 0, scope))))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_survives_the_channel() {
+        let to_worker = [
+            ToWorker::Welcome(Welcome {
+                name: "web".into(),
+                worker: 7,
+                slot: 2,
+                generation: 3,
+                drain_ms: 8000,
+            }),
+            ToWorker::Granted {
+                request: 9,
+                key: 4,
+                mode: Mode::HandOff,
+                address: BoundAddress::Tcp("[::1]:80".parse().unwrap()),
+            },
+            ToWorker::Refused {
+                request: 1,
+                failure: ListenFailure { errno: 98, message: "bind: in use".into() },
+            },
+            ToWorker::Disconnect,
+            ToWorker::LeaveNoted,
+        ];
+        for message in to_worker {
+            assert_eq!(ToWorker::decode(&message.encode()), Ok(message));
+        }
+        let from_worker = [
+            FromWorker::Hello { version: VERSION },
+            FromWorker::Listen { request: 1, what: Wanted::Named("http".into()) },
+            FromWorker::Listen {
+                request: 2,
+                what: Wanted::Bound { address: Address::Any { port: 0 }, index: 1, backlog: Some(9) },
+            },
+            FromWorker::Listen {
+                request: 3,
+                what: Wanted::Bound { address: Address::Unix("/x".into()), index: 0, backlog: None },
+            },
+            FromWorker::Listening { key: 1 },
+            FromWorker::Closed { key: 1 },
+            FromWorker::Ready,
+            FromWorker::Leaving,
+        ];
+        for message in from_worker {
+            assert_eq!(FromWorker::decode(&message.encode()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_message_says_which_field_is_wrong() {
+        for (bytes, part) in [
+            (&b"\xff"[..], "no JSON"),
+            (b"[]", "'act'"),
+            (b"{\"act\":\"dance\"}", "'dance'"),
+            (b"{\"act\":\"listening\",\"key\":-1}", "'key'"),
+            (b"{\"act\":\"listen\",\"request\":1,\"address\":\"x\",\"index\":0}", "'address'"),
+        ] {
+            let error = FromWorker::decode(bytes).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_record_keeps_the_peer_address() {
+        for peer in [None, Some("127.0.0.3:9".parse().unwrap()), Some("[fe80::1%3]:8".parse().unwrap())] {
+            assert_eq!(record::decode(&record::encode(peer)), Some(peer));
+        }
+        assert_eq!(record::decode(&[9; record::LEN]), None);
+        assert_eq!(record::decode(&[0; 3]), None);
+    }
+}
