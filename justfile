@@ -1,0 +1,39 @@
+# What people run by hand; .ci/run runs the same commands on a clean machine.
+
+# list the recipes
+default:
+    @just --list
+
+# a cluster to play with: one HTTP worker per core behind one port
+demo *args:
+    cargo run --release -- demo {{args}}
+
+# every test, real processes included
+test *args:
+    cargo test --workspace --all-features {{args}}
+
+# everything CI checks
+ci:
+    .ci/run
+
+fmt:
+    cargo fmt --all
+
+clippy:
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+
+# licences, banned crates, sources; then the size of the library's tree
+deny:
+    cargo deny --all-features check bans licenses sources
+    scripts/check-tree
+
+# known vulnerabilities: fetches the RustSec database
+audit:
+    cargo deny --all-features check advisories
+
+# paths and links in the documents
+docs:
+    scripts/check-docs
