@@ -1,0 +1,1 @@
+//! Accepts connections: all that wait, or a fair share of them.
