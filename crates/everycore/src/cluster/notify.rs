@@ -1,0 +1,241 @@
+//! The notify socket workers find in `NOTIFY_SOCKET`: one datagram socket per cluster, spoken to by programs
+//! that know `READY=1`.
+//!
+//! The socket has an abstract name: nothing to clean up, and reachable for workers under another user. Anyone
+//! may send to it, so the sender's pid as the kernel states it decides whose word it is; [`NotifySocket::recv`]
+//! hands it out beside what was said. Parsing is pure.
+
+use std::ffi::OsString;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::{fs, process};
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+
+/// Longest datagram understood; longer ones are ignored whole.
+const MAX_DATAGRAM: usize = 4096;
+
+/// Longest status kept, in characters.
+const MAX_STATUS: usize = 200;
+
+/// How far up from a sender its worker is looked for: wrappers such as `sh -c` and `uv run` nest a few levels.
+const MAX_ANCESTORS: usize = 16;
+
+/// The receiving end.
+#[derive(Debug)]
+pub(crate) struct NotifySocket {
+    socket: UnixDatagram,
+    name: String,
+}
+
+/// One datagram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Notification {
+    /// Who sent it, by the kernel's word; perhaps a descendant of a worker: see [`worker_of`].
+    pub(crate) pid: u32,
+    /// What was said.
+    pub(crate) words: Words,
+}
+
+/// What a datagram says; everything else in it is ignored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Words {
+    /// `READY=1`: start-up is done.
+    pub(crate) ready: bool,
+    /// `STOPPING=1`: it is on its way out by its own wish.
+    pub(crate) stopping: bool,
+    /// `STATUS=…`: one line for people, without control characters.
+    pub(crate) status: Option<String>,
+}
+
+impl NotifySocket {
+    /// Binds a socket under a name nobody else has.
+    pub(crate) fn bind() -> io::Result<Self> {
+        // Process ids repeat between containers that share a network namespace, and abstract names do not.
+        let mut attempt = 0_u32;
+        loop {
+            let name = format!("everycore/notify/{}/{attempt}", process::id());
+            match UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?) {
+                Ok(socket) => {
+                    socket.set_nonblocking(true)?;
+                    rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+                    return Ok(Self { socket, name });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempt < 1000 => attempt += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The value of `NOTIFY_SOCKET` for workers.
+    pub(crate) fn variable(&self) -> OsString {
+        format!("@{}", self.name).into()
+    }
+
+    /// The next datagram, or `None` when there is none yet. What is no notification is skipped.
+    pub(crate) fn recv(&self) -> io::Result<Option<Notification>> {
+        loop {
+            let mut bytes = [0; MAX_DATAGRAM];
+            // Room for the credentials alone: descriptors sent along are closed by the kernel, which is also
+            // what a sender waiting at a `BARRIER=1` waits for.
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let received =
+                match recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+                    Ok(received) => received,
+                    Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                    Err(rustix::io::Errno::INTR) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+            let sender = control.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmCredentials(credentials) => {
+                    u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
+                }
+                _ => None,
+            });
+            if received.flags.contains(ReturnFlags::TRUNC) {
+                continue;
+            }
+            if let Some(pid) = sender {
+                return Ok(Some(Notification { pid, words: Words::parse(&bytes[..received.bytes]) }));
+            }
+        }
+    }
+}
+
+impl AsFd for NotifySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Words {
+    /// Reads `KEY=VALUE` lines.
+    pub(crate) fn parse(datagram: &[u8]) -> Self {
+        let mut words = Self::default();
+        for line in datagram.split(|byte| *byte == b'\n') {
+            match line {
+                b"READY=1" => words.ready = true,
+                b"STOPPING=1" => words.stopping = true,
+                line => {
+                    if let Some(status) = line.strip_prefix(b"STATUS=") {
+                        words.status = Some(printable(status));
+                    }
+                }
+            }
+        }
+        words
+    }
+}
+
+/// A worker's text as it may appear on a terminal.
+fn printable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(MAX_STATUS).collect()
+}
+
+/// The worker a sender belongs to: itself, or the nearest ancestor for which `is_worker` holds. `None` for a
+/// stranger, and for a sender that is gone already.
+pub(crate) fn worker_of(sender: u32, is_worker: impl Fn(u32) -> bool) -> Option<u32> {
+    let mut pid = sender;
+    for _ in 0..MAX_ANCESTORS {
+        if is_worker(pid) {
+            return Some(pid);
+        }
+        pid = parent_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    }
+    None
+}
+
+/// The parent's pid in `/proc/PID/stat`: the second field after the command, whose name may contain anything.
+fn parent_in(stat: &str) -> Option<u32> {
+    let (_, after) = stat.rsplit_once(')')?;
+    after.split_ascii_whitespace().nth(1)?.parse().ok().filter(|pid| *pid > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sender_to(socket: &NotifySocket) -> UnixDatagram {
+        let sender = UnixDatagram::unbound().unwrap();
+        let variable = socket.variable().into_string().unwrap();
+        let name = variable.strip_prefix('@').unwrap();
+        sender.connect_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+        sender
+    }
+
+    #[test]
+    fn a_notification_names_its_sender() {
+        let socket = NotifySocket::bind().unwrap();
+        assert_eq!(socket.recv().unwrap(), None);
+        let sender = sender_to(&socket);
+        sender.send(b"STATUS=warming up\nREADY=1\nMAINPID=1").unwrap();
+        let words = Words { ready: true, stopping: false, status: Some("warming up".into()) };
+        assert_eq!(socket.recv().unwrap(), Some(Notification { pid: process::id(), words }));
+        assert_eq!(socket.recv().unwrap(), None);
+    }
+
+    #[test]
+    fn a_datagram_too_long_is_skipped_and_the_next_one_read() {
+        let socket = NotifySocket::bind().unwrap();
+        let sender = sender_to(&socket);
+        sender.send(&[b'x'; MAX_DATAGRAM + 1]).unwrap();
+        sender.send(b"READY=1\n").unwrap();
+        assert!(socket.recv().unwrap().unwrap().words.ready);
+    }
+
+    #[test]
+    fn descriptors_sent_along_are_closed() {
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+        let socket = NotifySocket::bind().unwrap();
+        let sender = sender_to(&socket);
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let fds = [theirs.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let line = [io::IoSlice::new(b"BARRIER=1")];
+        sendmsg(&sender, &line, &mut control, SendFlags::empty()).unwrap();
+        drop(theirs);
+        assert_eq!(socket.recv().unwrap().unwrap().words, Words::default());
+        let mut byte = [0];
+        assert_eq!(io::Read::read(&mut &ours, &mut byte).unwrap(), 0, "the other end is closed");
+    }
+
+    #[test]
+    fn two_sockets_have_two_names() {
+        let (first, second) = (NotifySocket::bind().unwrap(), NotifySocket::bind().unwrap());
+        assert_ne!(first.variable(), second.variable());
+    }
+
+    #[test]
+    fn only_whole_known_lines_count() {
+        assert_eq!(Words::parse(b"XREADY=1\nREADY=10\nREADY=0\n\xff"), Words::default());
+        assert!(Words::parse(b"STOPPING=1").stopping);
+        let status = Words::parse(b"STATUS=\x1b[31mred\x07 \xff").status.unwrap();
+        assert_eq!(status, "[31mred \u{fffd}");
+        let long = [b"STATUS=".as_slice(), &[b'a'; 4000]].concat();
+        assert_eq!(Words::parse(&long).status.unwrap().len(), MAX_STATUS);
+    }
+
+    #[test]
+    fn a_senders_worker_is_found_among_its_ancestors() {
+        let me = process::id();
+        assert_eq!(worker_of(me, |pid| pid == me), Some(me));
+        let parent = std::os::unix::process::parent_id();
+        assert_eq!(worker_of(me, |pid| pid == parent), Some(parent));
+        assert_eq!(worker_of(me, |_| false), None);
+        assert_eq!(worker_of(u32::MAX, |_| false), None);
+    }
+
+    #[test]
+    fn a_command_name_cannot_fake_a_parent() {
+        assert_eq!(parent_in("7 (a) S 1 (b)) S 42 7 7"), Some(42));
+        assert_eq!(parent_in("1 (init) S 0 1"), None);
+        assert_eq!(parent_in("junk"), None);
+    }
+}
