@@ -1,1 +1,18 @@
-//! Placeholder while the crate is written.
+//! Parents, children, messages and handles, between Rust programs and with Node.js on either end.
+//!
+//! A channel is a Unix stream socket between two processes. A [`Message`] is any value serde can write, or raw bytes,
+//! with [`Handle`]s beside it. [`Connection`] is one end of a channel for an event loop.
+
+#![forbid(unsafe_code)]
+
+mod connection;
+mod handle;
+mod limits;
+mod message;
+mod wire;
+
+pub use connection::{ChannelError, Connection, Faults, Flush, Received, SendError};
+pub use handle::{Handle, HandleError, HandleKind};
+pub use limits::Limits;
+pub use message::{Format, Incoming, Kind, Message, MessageError, Outgoing};
+pub use wire::{Codec, WireError};

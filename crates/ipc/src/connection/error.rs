@@ -1,0 +1,127 @@
+//! What can go wrong on a channel: with what came in, and with what is to go out.
+
+use std::fmt;
+use std::io;
+
+use crate::message::Outgoing;
+use crate::wire::{Codec, WireError};
+
+/// The channel is at an end; the process is not. Close the connection and treat the peer as gone.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ChannelError {
+    /// The kernel refuses to read from or write to the socket.
+    Io(io::Error),
+    /// The peer has closed its end, so nothing more can be written. What it sent before can still be received.
+    PeerGone,
+    /// The peer ended in the middle of a message.
+    PartialFrame {
+        /// How many bytes of it had come.
+        bytes: usize,
+    },
+    /// The peer sent what is not a message of this codec.
+    Wire(WireError),
+}
+
+impl fmt::Display for ChannelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(_) => f.write_str("the channel's socket failed"),
+            Self::PeerGone => f.write_str("the peer has closed its end of the channel"),
+            Self::PartialFrame { bytes } => {
+                write!(f, "the peer ended in the middle of a message, after {bytes} bytes of it")
+            }
+            Self::Wire(_) => f.write_str("the peer sent something that is not a message"),
+        }
+    }
+}
+
+impl std::error::Error for ChannelError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Wire(error) => Some(error),
+            Self::PeerGone | Self::PartialFrame { .. } => None,
+        }
+    }
+}
+
+impl From<WireError> for ChannelError {
+    fn from(error: WireError) -> Self {
+        Self::Wire(error)
+    }
+}
+
+impl From<io::Error> for ChannelError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::PeerGone,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Why a message was not queued. Each variant gives it back, handles and all.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The peer does not read fast enough and the queue has reached a limit. Send later, or to somebody else.
+    Full(Box<Outgoing>),
+    /// The channel has ended, or our side of it was closed.
+    Closed(Box<Outgoing>),
+    /// The message is larger than [`crate::Limits::frame`].
+    TooLarge {
+        /// The limit in bytes.
+        limit: usize,
+        /// The message.
+        outgoing: Box<Outgoing>,
+    },
+    /// More handles than a message of this codec can carry.
+    TooManyHandles {
+        /// How many it can.
+        limit: usize,
+        /// The message.
+        outgoing: Box<Outgoing>,
+    },
+    /// The codec has no way to say this: raw bytes under `json`, or a request under the codecs of Node.
+    NotInCodec {
+        /// The codec of the channel.
+        codec: Codec,
+        /// The message.
+        outgoing: Box<Outgoing>,
+    },
+}
+
+impl SendError {
+    /// The message that was not queued.
+    pub fn into_outgoing(self) -> Outgoing {
+        match self {
+            Self::Full(outgoing) | Self::Closed(outgoing) => *outgoing,
+            Self::TooLarge { outgoing, .. }
+            | Self::TooManyHandles { outgoing, .. }
+            | Self::NotInCodec { outgoing, .. } => *outgoing,
+        }
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(_) => f.write_str("the queue to the peer is full; it does not read fast enough"),
+            Self::Closed(_) => f.write_str("the channel is closed"),
+            Self::TooLarge { limit, outgoing } => {
+                let bytes = outgoing.message.bytes().len();
+                write!(f, "a message of {bytes} bytes exceeds the limit of {limit} bytes")
+            }
+            Self::TooManyHandles { limit, outgoing } => {
+                let count = outgoing.message.handles().len();
+                write!(f, "a message with {count} handles exceeds the limit of {limit}")
+            }
+            Self::NotInCodec { codec, .. } => {
+                write!(f, "a message of this kind cannot be sent in the codec {codec}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SendError {}
