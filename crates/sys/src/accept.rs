@@ -1,1 +1,168 @@
 //! Accepts connections: all that wait, or a fair share of them.
+//!
+//! [`accept`] and [`accept_until_empty`] serve a primary that owns its listener. [`FairAccept`] serves workers that
+//! share one: the kernel, left alone, gives nearly everything to the worker that waited last. Listeners must be
+//! non-blocking; accepted sockets are non-blocking and closed on exec.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+
+/// A connection just accepted. Not a byte of it has been read.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection: non-blocking, closed on exec.
+    pub socket: OwnedFd,
+    /// Where it comes from; `None` for a Unix socket.
+    pub peer: Option<SocketAddr>,
+}
+
+/// Accepts one connection; `None` when none is waiting.
+///
+/// Connections that ended while they waited are passed over.
+///
+/// # Errors
+/// Out of descriptors or memory ([`is_exhaustion`]): pause, the connection stays in the backlog. Others mean that the
+/// descriptor is no listener.
+pub fn accept<Fd: AsFd>(listener: Fd) -> io::Result<Option<Accepted>> {
+    loop {
+        match acceptfrom_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok((socket, address)) => {
+                let peer = address.and_then(|address| SocketAddr::try_from(address).ok());
+                return Ok(Some(Accepted { socket, peer }));
+            }
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(errno) if is_about_one_connection(errno) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Accepts until nobody waits any more or `limit` is reached; returns how many were given to `each`.
+///
+/// # Errors
+/// As [`accept`], and only when not even one was accepted; the next call will say it again.
+pub fn accept_until_empty<Fd: AsFd>(
+    listener: Fd,
+    limit: usize,
+    mut each: impl FnMut(Accepted),
+) -> io::Result<usize> {
+    let listener = listener.as_fd();
+    let mut count = 0;
+    while count < limit {
+        match accept(listener) {
+            Ok(Some(accepted)) => each(accepted),
+            Ok(None) => break,
+            Err(error) if count == 0 => return Err(error),
+            Err(_) => break,
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Whether accepting failed because this process or the system is out of descriptors or memory.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| {
+        matches!(Errno::from_raw_os_error(code), Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    })
+}
+
+/// Errors that accept reports though they belong to the connection: it broke before we saw it. The next one is fine.
+fn is_about_one_connection(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::PROTO
+            | Errno::NETDOWN
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::NETUNREACH
+    )
+}
+
+/// One worker's part in a listener that several processes accept on.
+///
+/// It has an epoll set of its own with nothing but the listener in it, so that one connection wakes one worker of those
+/// that wait in [`FairAccept::wait`]. The descriptor of the set ([`AsFd`]) can be watched for readability by any other
+/// event loop instead. Take **one** connection per wake-up and go back to the loop: who is busy then takes fewer. After every 16 the
+/// listener leaves the set and joins again, which puts this worker at the end of the kernel's queue.
+#[derive(Debug)]
+pub struct FairAccept {
+    // Before the listener: leaves the set while the set exists.
+    epoll: OwnedFd,
+    listener: OwnedFd,
+    since_readded: AtomicU32,
+}
+
+impl FairAccept {
+    const READD_AFTER: u32 = 16;
+
+    /// Joins those who accept on `listener`, which must be non-blocking.
+    ///
+    /// # Errors
+    /// Out of descriptors, or it cannot be watched.
+    pub fn new(listener: OwnedFd) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let fair = Self { epoll, listener, since_readded: AtomicU32::new(0) };
+        fair.join()?;
+        Ok(fair)
+    }
+
+    /// Accepts one connection; `None` when another worker was faster.
+    ///
+    /// # Errors
+    /// As [`accept`].
+    pub fn accept(&self) -> io::Result<Option<Accepted>> {
+        let accepted = accept(&self.listener)?;
+        if accepted.is_some() && self.since_readded.fetch_add(1, Ordering::Relaxed) + 1 >= Self::READD_AFTER {
+            self.since_readded.store(0, Ordering::Relaxed);
+            epoll::delete(&self.epoll, &self.listener)?;
+            self.join()?;
+        }
+        Ok(accepted)
+    }
+
+    /// Waits until a connection may be there, at most `timeout` (for ever when `None`); false when time ran out.
+    ///
+    /// # Errors
+    /// None that a caller could act on.
+    pub fn wait(&self, timeout: Option<std::time::Duration>) -> io::Result<bool> {
+        let timeout = timeout.map(|time| Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        });
+        let mut events =
+            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+        match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::INTR) => Ok(true),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The listener itself.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    fn join(&self) -> io::Result<()> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
+        Ok(epoll::add(&self.epoll, &self.listener, epoll::EventData::new_u64(0), flags)?)
+    }
+}
+
+impl AsFd for FairAccept {
+    /// The epoll set: readable while a connection waits.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
