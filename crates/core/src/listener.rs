@@ -1,0 +1,272 @@
+//! What one worker serves, what it was handed, and what it made of it.
+//!
+//! The counters come from memory the worker can write: they are hints. They are never believed to go back,
+//! nor to exceed what was handed over.
+
+use std::time::Duration;
+
+use crate::id::ListenerKey;
+use crate::settings::CreditSettings;
+use crate::time::Time;
+
+/// What a worker says about the connections it was handed. All but `turn` and `awake` only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections it has taken from the primary.
+    pub taken: u64,
+    /// Connections that are through their first turn: they return credit.
+    pub ready: u64,
+    /// Connections it has closed.
+    pub closed: u64,
+    /// Which turn of its loop it is in.
+    pub turn: u64,
+    /// Whether it is working rather than asleep.
+    pub awake: bool,
+}
+
+/// The connections of one worker, from the primary's point of view.
+#[derive(Clone, Debug)]
+pub(crate) struct HandOffs {
+    listeners: Vec<ListenerKey>,
+    sent: u64,
+    returned: u64,
+    seen: Counters,
+    /// When it last went forward, or was given something to do.
+    progress_at: Time,
+    /// Since when something lies untaken without any sign of life.
+    waiting_since: Option<Time>,
+    /// Since when it has been in the present turn.
+    awake_since: Option<Time>,
+    hung: Option<Hung>,
+    /// Fading count of the latest hand-offs.
+    pub(crate) recent: u32,
+}
+
+/// Out of rotation for leaving a connection untaken.
+#[derive(Clone, Copy, Debug)]
+struct Hung {
+    since: Time,
+    /// When it may be tried with a single connection: one that sleeps with nothing to take shows no sign of life
+    /// although it is well.
+    trial: Trial,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Trial {
+    NotBefore(Time),
+    Due,
+}
+
+/// What an observation showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Observed {
+    Nothing,
+    Recovered,
+}
+
+/// One hand-off's weight in the fading count.
+const RECENT_ONE: u32 = 1 << 16;
+/// The fading count remembers about this many hand-offs.
+const RECENT_MEMORY: u32 = 16;
+
+impl HandOffs {
+    pub(crate) fn new(now: Time) -> Self {
+        HandOffs {
+            listeners: Vec::new(),
+            sent: 0,
+            returned: 0,
+            seen: Counters::default(),
+            progress_at: now,
+            waiting_since: None,
+            awake_since: None,
+            hung: None,
+            recent: 0,
+        }
+    }
+
+    /// Whether that is news.
+    pub(crate) fn listens(&mut self, listener: ListenerKey) -> bool {
+        match self.listeners.binary_search(&listener) {
+            Ok(_) => false,
+            Err(place) => {
+                self.listeners.insert(place, listener);
+                true
+            }
+        }
+    }
+
+    pub(crate) fn stopped_listening(&mut self, listener: ListenerKey) {
+        self.listeners.retain(|&served| served != listener);
+    }
+
+    pub(crate) fn serves(&self, listener: ListenerKey) -> bool {
+        self.listeners.contains(&listener)
+    }
+
+    pub(crate) fn listeners(&self) -> &[ListenerKey] {
+        &self.listeners
+    }
+
+    /// Everything ever handed over and not come back.
+    pub(crate) fn kept(&self) -> u64 {
+        self.sent - self.returned
+    }
+
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    pub(crate) fn returned_count(&self) -> u64 {
+        self.returned
+    }
+
+    pub(crate) fn taken(&self) -> u64 {
+        self.seen.taken
+    }
+
+    /// On its way: handed over, not taken, not come back.
+    pub(crate) fn untaken(&self) -> u64 {
+        self.kept() - self.seen.taken
+    }
+
+    /// Handed over and not yet through the first turn: what counts against the credit.
+    pub(crate) fn load(&self) -> u64 {
+        self.kept() - self.seen.ready
+    }
+
+    /// Handed over and not yet closed.
+    pub(crate) fn live(&self) -> u64 {
+        self.kept() - self.seen.closed
+    }
+
+    pub(crate) fn handed(&mut self, now: Time, retry: Duration) {
+        if self.load() == 0 {
+            self.progress_at = now;
+        }
+        self.waiting_since.get_or_insert(now);
+        if let Some(hung) = &mut self.hung {
+            hung.trial = Trial::NotBefore(now + retry);
+        }
+        self.sent += 1;
+        self.recent = self.recent.saturating_add(RECENT_ONE);
+    }
+
+    pub(crate) fn fade(&mut self) {
+        self.recent -= self.recent / RECENT_MEMORY;
+    }
+
+    /// Gives back how many it could have been.
+    pub(crate) fn returned(&mut self, count: u64) -> u64 {
+        let count = count.min(self.kept());
+        self.returned += count;
+        let kept = self.kept();
+        self.seen.taken = self.seen.taken.min(kept);
+        self.seen.ready = self.seen.ready.min(kept);
+        self.seen.closed = self.seen.closed.min(kept);
+        self.settle_waiting(None);
+        count
+    }
+
+    pub(crate) fn observe(&mut self, counters: Counters, now: Time) -> Observed {
+        let before = self.seen;
+        let kept = self.kept();
+        self.seen = Counters {
+            taken: counters.taken.min(kept).max(before.taken),
+            ready: counters.ready.min(kept).max(before.ready),
+            closed: counters.closed.min(kept).max(before.closed),
+            turn: counters.turn,
+            awake: counters.awake,
+        };
+        let turned = self.seen.turn != before.turn;
+        let stepped = turned || self.seen.ready != before.ready;
+        if stepped {
+            self.progress_at = now;
+        }
+        self.awake_since = match (self.seen.awake, turned, self.awake_since) {
+            (false, _, _) => None,
+            (true, false, Some(since)) => Some(since),
+            (true, _, _) => Some(now),
+        };
+        let moved = stepped || self.seen.taken != before.taken;
+        self.settle_waiting(moved.then_some(now));
+        if moved && self.hung.take().is_some() { Observed::Recovered } else { Observed::Nothing }
+    }
+
+    fn settle_waiting(&mut self, moved: Option<Time>) {
+        if self.untaken() == 0 {
+            self.waiting_since = None;
+        } else if moved.is_some() {
+            self.waiting_since = moved;
+        }
+    }
+
+    /// Whether nothing more should go there for now: for `patience` it has not gone forward.
+    fn still(&self, patience: Duration, now: Time) -> bool {
+        let held_up = self.load() > 0 && now - self.progress_at >= patience;
+        held_up || self.awake_since.is_some_and(|since| now - since >= patience)
+    }
+
+    /// Whether it may be handed one more.
+    pub(crate) fn is_free(&self, credit: u64, settings: &CreditSettings, now: Time) -> bool {
+        match &self.hung {
+            None => self.load() < credit && !self.still(settings.stuck_after, now),
+            Some(hung) => {
+                let due = match hung.trial {
+                    Trial::Due => true,
+                    Trial::NotBefore(at) => now >= at,
+                };
+                due && self.can_be_tried()
+            }
+        }
+    }
+
+    fn can_be_tried(&self) -> bool {
+        self.untaken() == 0 && !self.seen.awake
+    }
+
+    /// Whether what it has not taken had better go to somebody else.
+    pub(crate) fn is_withdrawable(&self, settings: &CreditSettings, now: Time) -> bool {
+        self.untaken() > 0 && self.still(settings.withdraw_after, now)
+    }
+
+    /// The count of `ready` at which it can be handed one more.
+    pub(crate) fn wake_at(&self, credit: u64) -> u64 {
+        (self.kept() + 1).saturating_sub(credit).max(self.seen.ready + 1)
+    }
+
+    pub(crate) fn is_hung(&self) -> bool {
+        self.hung.is_some()
+    }
+
+    /// Takes it out of rotation when it has left something untaken for `patience`; whether that is news.
+    pub(crate) fn check_hung(&mut self, patience: Duration, now: Time) -> bool {
+        if let Some(hung) = &mut self.hung {
+            if matches!(hung.trial, Trial::NotBefore(at) if now >= at) {
+                hung.trial = Trial::Due;
+            }
+            return false;
+        }
+        match self.waiting_since {
+            Some(since) if now - since >= patience => {
+                self.hung = Some(Hung { since, trial: Trial::NotBefore(now + patience) });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Since when it has given no sign of life although there was reason to.
+    pub(crate) fn silent_since(&self) -> Option<Time> {
+        let hung = self.hung.map(|hung| hung.since);
+        [hung, self.waiting_since, self.awake_since].into_iter().flatten().min()
+    }
+
+    /// When to look at it again.
+    pub(crate) fn deadline(&self, patience: Duration) -> Option<Time> {
+        match &self.hung {
+            None => self.waiting_since.map(|since| since + patience),
+            Some(Hung { trial: Trial::NotBefore(at), .. }) => Some(*at),
+            Some(Hung { trial: Trial::Due, .. }) => None,
+        }
+    }
+}

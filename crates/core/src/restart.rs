@@ -1,0 +1,79 @@
+//! When a slot that lost its worker is filled again: at once, after a delay, or never.
+//!
+//! A [`History`] knows the failures of one slot; `primary/settle.rs` asks it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::random::Random;
+use crate::settings::RestartSettings;
+use crate::time::Time;
+
+/// The failures of one slot.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    /// When, within the period; the oldest first.
+    failures: VecDeque<Time>,
+    /// Failures in a row without a healthy run in between.
+    streak: u32,
+}
+
+/// What the history calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Restart {
+    /// Fill the slot again after this long; zero means at once.
+    After(Duration),
+    /// Too many failures in the period.
+    GiveUp,
+}
+
+/// What kind of run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// The worker had been ready for long enough.
+    Healthy,
+    /// It had not.
+    Short,
+}
+
+impl History {
+    /// Records a failure and answers what follows from it.
+    pub(crate) fn failed(
+        &mut self,
+        run: Run,
+        now: Time,
+        settings: &RestartSettings,
+        random: &mut Random,
+    ) -> Restart {
+        while self.failures.front().is_some_and(|&at| now - at >= settings.period) {
+            self.failures.pop_front();
+        }
+        self.failures.push_back(now);
+        if self.failures() >= settings.limit {
+            // What lies further back than the limit can never matter again.
+            self.failures.truncate(settings.limit as usize);
+            return Restart::GiveUp;
+        }
+        match run {
+            Run::Healthy => {
+                self.streak = 0;
+                Restart::After(Duration::ZERO)
+            }
+            Run::Short => {
+                let doubled = settings.first_delay.saturating_mul(2_u32.saturating_pow(self.streak));
+                self.streak = self.streak.saturating_add(1);
+                Restart::After(random.jitter(doubled.min(settings.max_delay)))
+            }
+        }
+    }
+
+    /// How many failures the last period saw, as of the last failure.
+    pub(crate) fn failures(&self) -> u32 {
+        u32::try_from(self.failures.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Forgets everything: a new version starts with a clean record.
+    pub(crate) fn clear(&mut self) {
+        *self = History::default();
+    }
+}
