@@ -122,28 +122,27 @@ fn become_program(plan: &mut Plan<'_>) -> Report {
 fn prepare(plan: &mut Plan<'_>) -> Result<(), (Step, i32)> {
     reset_signals();
     if plan.process_group {
-        call(libc::SYS_setpgid, [0; 4]).map_err(|errno| (Step::ProcessGroup, errno))?;
+        call(libc::SYS_setpgid, []).map_err(|errno| (Step::ProcessGroup, errno))?;
     }
     place_descriptors(plan).map_err(|errno| (Step::PlaceDescriptors, errno))?;
     close_others(plan);
     if let Some(mask) = plan.umask {
         // Cannot fail; returns the former mask.
-        let _ = call(libc::SYS_umask, [mask as usize, 0, 0, 0]);
+        let _ = call(libc::SYS_umask, [mask as usize]);
     }
     if let Some(cwd) = &plan.cwd {
-        call(libc::SYS_chdir, [cwd.as_ptr() as usize, 0, 0, 0])
-            .map_err(|errno| (Step::ChangeDirectory, errno))?;
+        call(libc::SYS_chdir, [cwd.as_ptr() as usize]).map_err(|errno| (Step::ChangeDirectory, errno))?;
     }
     change_ids(plan)?;
     if plan.no_new_privs {
-        call(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0])
+        call(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1])
             .map_err(|errno| (Step::NoNewPrivileges, errno))?;
     }
     if let Some(signal) = plan.death_signal {
         die_with_parent(signal, plan.parent).map_err(|errno| (Step::DeathSignal, errno))?;
     }
     if !plan.pointers.pids.is_empty() {
-        let pid = call(libc::SYS_getpid, [0; 4]).unwrap_or(0) as u32;
+        let pid = call(libc::SYS_getpid, []).unwrap_or(0) as u32;
         for at in &plan.pointers.pids {
             write_pid(*at, pid);
         }
@@ -176,12 +175,12 @@ fn place_descriptors(plan: &mut Plan<'_>) -> Result<(), i32> {
     for (source, _) in &mut plan.descriptors {
         // One that sits where a target goes would be overwritten, or be its own target and keep close-on-exec.
         if *source < plan.above {
-            let arguments = [*source as usize, libc::F_DUPFD_CLOEXEC as usize, plan.above as usize, 0];
+            let arguments = [*source as usize, libc::F_DUPFD_CLOEXEC as usize, plan.above as usize];
             *source = call(libc::SYS_fcntl, arguments)? as RawFd;
         }
     }
     for (source, target) in &plan.descriptors {
-        call(libc::SYS_dup3, [*source as usize, *target as usize, 0, 0])?;
+        call(libc::SYS_dup3, [*source as usize, *target as usize, 0])?;
     }
     Ok(())
 }
@@ -189,10 +188,10 @@ fn place_descriptors(plan: &mut Plan<'_>) -> Result<(), i32> {
 /// Closes everything but 0, 1, 2 and the targets, so that nothing leaks that somebody forgot to mark.
 fn close_others(plan: &Plan<'_>) {
     for (first, last) in &plan.gaps {
-        if call(libc::SYS_close_range, [*first as usize, *last as usize, 0, 0]).is_err() {
+        if call(libc::SYS_close_range, [*first as usize, *last as usize, 0]).is_err() {
             // A sandbox that does not know the call. One by one is slow, but right.
             for fd in *first..(*last).min(plan.end) {
-                let _ = call(libc::SYS_close, [fd as usize, 0, 0, 0]);
+                let _ = call(libc::SYS_close, [fd as usize]);
             }
         }
     }
@@ -201,22 +200,22 @@ fn close_others(plan: &Plan<'_>) {
 /// By system call: the C library's functions would change the ids of all threads, and here there is one.
 fn change_ids(plan: &Plan<'_>) -> Result<(), (Step, i32)> {
     if let Some(groups) = &plan.groups {
-        call(libc::SYS_setgroups, [groups.len(), groups.as_ptr() as usize, 0, 0])
+        call(libc::SYS_setgroups, [groups.len(), groups.as_ptr() as usize])
             .map_err(|errno| (Step::SetGroups, errno))?;
     }
     if let Some(gid) = plan.gid {
-        call(libc::SYS_setgid, [gid as usize, 0, 0, 0]).map_err(|errno| (Step::SetGroup, errno))?;
+        call(libc::SYS_setgid, [gid as usize]).map_err(|errno| (Step::SetGroup, errno))?;
     }
     if let Some(uid) = plan.uid {
-        call(libc::SYS_setuid, [uid as usize, 0, 0, 0]).map_err(|errno| (Step::SetUser, errno))?;
+        call(libc::SYS_setuid, [uid as usize]).map_err(|errno| (Step::SetUser, errno))?;
     }
     Ok(())
 }
 
 /// Arranges the signal, then looks whether the parent died before that.
 fn die_with_parent(signal: i32, parent: libc::pid_t) -> Result<(), i32> {
-    call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, signal as usize, 0, 0])?;
-    match call(libc::SYS_getppid, [0; 4]) {
+    call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, signal as usize])?;
+    match call(libc::SYS_getppid, []) {
         Ok(now) if now == parent as usize => Ok(()),
         _ => Err(libc::ESRCH),
     }
@@ -227,7 +226,7 @@ fn execute(pointers: &Pointers) -> Report {
     let mut report = Report { step: Step::Execute, errno: libc::ENOENT, candidate: 0 };
     let (args, env) = (pointers.args.as_ptr() as usize, pointers.env.as_ptr() as usize);
     for (candidate, path) in pointers.candidates.iter().enumerate() {
-        let errno = match call(libc::SYS_execve, [*path as usize, args, env, 0]) {
+        let errno = match call(libc::SYS_execve, [*path as usize, args, env]) {
             Ok(_) => 0,
             Err(errno) => errno,
         };
@@ -243,7 +242,7 @@ fn execute(pointers: &Pointers) -> Report {
 /// Ends the process, without anything that a library wants to do at an exit.
 fn exit() -> ! {
     loop {
-        let _ = call(libc::SYS_exit_group, [127, 0, 0, 0]);
+        let _ = call(libc::SYS_exit_group, [127]);
     }
 }
 
@@ -251,10 +250,16 @@ fn exit() -> ! {
 ///
 /// `libc::syscall` takes no lock and allocates nothing. It stores the error in `errno` of the thread whose registers we
 /// run with, the parent's, which waits for us and does not look at it before its own call has returned.
-fn call(number: libc::c_long, arguments: [usize; 4]) -> Result<usize, i32> {
-    let [a, b, c, d] = arguments;
+fn call<const N: usize>(number: libc::c_long, arguments: [usize; N]) -> Result<usize, i32> {
+    const { assert!(N <= 5) };
+    // What is not given is zero: `prctl` refuses anything else in the places it does not use.
+    let mut all = [0; 5];
+    for (place, argument) in all.iter_mut().zip(arguments) {
+        *place = argument;
+    }
+    let [a, b, c, d, e] = all;
     // SAFETY: every caller passes what the call's manual page asks for; pointers lead into the plan or a live local.
-    let result = unsafe { libc::syscall(number, a, b, c, d) };
+    let result = unsafe { libc::syscall(number, a, b, c, d, e) };
     if result >= 0 {
         return Ok(result as usize);
     }

@@ -1,0 +1,72 @@
+//! Accepting, alone and in company.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use everycore_sys::accept::{FairAccept, accept, accept_until_empty, is_exhaustion};
+use rustix::fs::OFlags;
+use rustix::io::FdFlags;
+
+#[test]
+fn everything_that_waits_is_accepted() {
+    let listener = listener();
+    assert!(accept(&listener).unwrap().is_none());
+    let clients: Vec<_> = (0..5).map(|_| connect(&listener)).collect();
+    let mut peers = Vec::new();
+    let count = accept_until_empty(&listener, 3, |accepted| {
+        assert!(rustix::fs::fcntl_getfl(&accepted.socket).unwrap().contains(OFlags::NONBLOCK));
+        assert!(rustix::io::fcntl_getfd(&accepted.socket).unwrap().contains(FdFlags::CLOEXEC));
+        peers.push(accepted.peer.unwrap());
+    });
+    assert_eq!(count.unwrap(), 3);
+    assert_eq!(accept_until_empty(&listener, 64, |accepted| peers.push(accepted.peer.unwrap())).unwrap(), 2);
+    let expected: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
+    assert_eq!(peers, expected);
+}
+
+#[test]
+fn unix_connections_have_no_address() {
+    let path = std::env::temp_dir().join(format!("everycore-accept-{}.sock", std::process::id()));
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let _client = UnixStream::connect(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(accept(&listener).unwrap().unwrap().peer, None);
+}
+
+#[test]
+fn what_is_no_listener_is_an_error_but_not_exhaustion() {
+    let (left, _right) = everycore_sys::socket_pair::stream_pair().unwrap();
+    assert!(!is_exhaustion(&accept(left).unwrap_err()));
+    assert!(is_exhaustion(&std::io::Error::from_raw_os_error(libc::EMFILE)));
+}
+
+#[test]
+fn a_fair_listener_accepts_past_its_readding() {
+    let listener = listener();
+    let fair = FairAccept::new(OwnedFd::from(listener.try_clone().unwrap())).unwrap();
+    assert!(!fair.wait(Some(Duration::ZERO)).unwrap());
+    for _ in 0..40 {
+        let mut client = connect(&listener);
+        assert!(fair.wait(Some(Duration::from_secs(30))).unwrap());
+        let accepted = fair.accept().unwrap().unwrap();
+        assert_eq!(accepted.peer, client.local_addr().ok());
+        client.write_all(b"x").unwrap();
+    }
+    assert!(fair.accept().unwrap().is_none());
+    assert!(!fair.wait(Some(Duration::ZERO)).unwrap());
+}
+
+fn listener() -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listener
+}
+
+fn connect(listener: &TcpListener) -> TcpStream {
+    TcpStream::connect(listener.local_addr().unwrap()).unwrap()
+}

@@ -1,0 +1,28 @@
+//! A process that ignores SIGCHLD loses the exit codes of its children, and must not hang or fail for it.
+//! Dispositions belong to the process, so this is the only test in it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use everycore_sys::{ExitStatus, Spawn, signals, spawn};
+
+#[test]
+fn the_status_is_unknown_until_the_disposition_is_reset() {
+    // SAFETY: sets a disposition, no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    let mut program = Spawn::new("sh");
+    program.args = vec!["-c".into(), "exit 3".into()];
+    let child = spawn(&program).unwrap();
+    assert_eq!(child.pidfd.wait().unwrap(), ExitStatus::Unknown);
+    assert_eq!(child.pidfd.try_wait().unwrap(), Some(ExitStatus::Unknown));
+
+    let mut sleeper = Spawn::new("sleep");
+    sleeper.args = vec!["60".into()];
+    let child = spawn(&sleeper).unwrap();
+    assert_eq!(child.pidfd.try_wait().unwrap(), None, "alive is not the same as unknown");
+    child.pidfd.signal(libc::SIGKILL).unwrap();
+    assert_eq!(child.pidfd.wait().unwrap(), ExitStatus::Unknown);
+    assert!(spawn(&Spawn::new("/no/such/program")).is_err());
+
+    signals::reset_inherited().unwrap();
+    let child = spawn(&program).unwrap();
+    assert_eq!(child.pidfd.wait().unwrap(), ExitStatus::Code(3));
+}
