@@ -4,8 +4,10 @@
 //! for, `primary/settle.rs` what follows from the state of things (restarts, reloads), and `primary/handoff.rs` the
 //! hot path.
 
+mod ends;
 mod handoff;
 mod orders;
+mod queries;
 mod settle;
 
 pub use handoff::{Assignment, Totals};
@@ -13,14 +15,14 @@ pub use handoff::{Assignment, Totals};
 use crate::credit::Rate;
 use crate::event::{Effect, Event};
 use crate::id::{Generation, Slot, WorkerId};
-use crate::notice::{ExitReason, Notice};
+use crate::notice::Notice;
 use crate::random::Random;
 use crate::restart::History;
 use crate::schedule::{Candidate, SchedulingPolicy};
 use crate::settings::Settings;
 use crate::snapshot::{SlotSnapshot, SlotState, Snapshot, WorkerSnapshot};
 use crate::time::Time;
-use crate::worker::{Asked, State, Worker};
+use crate::worker::{Asked, Worker};
 
 /// Decides everything about a cluster of workers. No I/O, no clock: the same calls give the same effects.
 ///
@@ -90,6 +92,8 @@ struct Reload {
 /// A stop that goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopping {
+    /// Everybody was disconnected; a stop may still be asked for.
+    Disconnecting,
     /// Serves on for a while.
     Lingering { until: Time },
     /// Workers finish what they have.
@@ -163,8 +167,8 @@ impl Primary {
             }
             Event::Leaving { worker } => self.part(worker, Asked::ByItself, now),
             Event::Disconnected { worker } => {
-                let deadlines = self.settings.deadlines.clone();
-                self.with(worker, |worker, effects| worker.disconnected(&deadlines, now, effects));
+                let grace = self.grace(now);
+                self.with(worker, |worker, effects| worker.disconnected(grace, effects));
             }
             Event::Exited { worker, status } => self.exited(worker, status, now),
             Event::Disconnect { worker } => self.part(worker, Asked::ByUs, now),
@@ -187,30 +191,14 @@ impl Primary {
     pub fn handle_deadline(&mut self, now: Time) {
         self.stop_lingering(now);
         for place in 0..self.workers.len() {
-            self.worker_deadline(place, now);
+            let worker = &self.workers[place];
+            if worker.is_ready() {
+                self.check_hung(place, now);
+            } else if worker.deadline().is_some_and(|until| now >= until) {
+                self.overdue(place, now);
+            }
         }
         self.settle(now);
-    }
-
-    fn worker_deadline(&mut self, place: usize, now: Time) {
-        let times = (&self.settings.deadlines, now);
-        let worker = &mut self.workers[place];
-        let late = worker.deadline().is_some_and(|until| now >= until);
-        match worker.state {
-            State::Starting { .. } | State::Online { .. } if late => {
-                worker.terminate(ExitReason::NotReady, times, &mut self.effects);
-                self.not_ready(place, now);
-            }
-            State::Listening => self.check_hung(place, now),
-            State::Disconnecting(_) if late => {
-                worker.terminate(ExitReason::Disconnect, times, &mut self.effects);
-            }
-            State::Terminating(_) | State::Killed(_) if late => {
-                worker.kill(ExitReason::Disconnect, times, &mut self.effects);
-            }
-            State::Starting { .. } | State::Online { .. } => {}
-            State::Disconnecting(_) | State::Terminating(_) | State::Killed(_) => {}
-        }
     }
 
     /// When [`handle_deadline`](Self::handle_deadline) is due next, should nothing happen before.
@@ -220,17 +208,17 @@ impl Primary {
             self.seats.iter().enumerate().filter_map(|(slot, seat)| self.deadline_of_seat(slot, seat));
         let stop = self.stopping.and_then(|stopping| match stopping {
             Stopping::Lingering { until } => Some(until),
-            Stopping::Draining | Stopping::Fast => None,
+            Stopping::Disconnecting | Stopping::Draining | Stopping::Fast => None,
         });
-        workers.chain(seats).chain(stop).min()
+        workers.chain(seats).chain(stop).chain(self.recycling_deadline()).min()
     }
 
-    fn deadlines_of(&self, worker: &Worker) -> [Option<Time>; 4] {
+    fn deadlines_of(&self, worker: &Worker) -> [Option<Time>; 3] {
         let ready = worker.is_ready();
         let handoff = worker.handoffs.deadline(self.settings.deadlines.handoff).filter(|_| ready);
         let silent =
             worker.handoffs.silent_since().zip(self.settings.hung).map(|(since, patience)| since + patience);
-        [worker.deadline(), handoff, silent.filter(|_| ready), self.recycle_deadline(worker)]
+        [worker.deadline(), handoff, silent.filter(|_| ready)]
     }
 
     fn deadline_of_seat(&self, slot: usize, seat: &Seat) -> Option<Time> {

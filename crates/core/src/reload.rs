@@ -3,6 +3,7 @@
 //! There is no plan to remember: `primary/settle.rs` asks after every event, carries the step out, and asks again.
 
 use crate::id::{Generation, Slot, WorkerId};
+use crate::notice::ExitReason;
 use crate::time::Time;
 use crate::worker::Worker;
 
@@ -29,7 +30,7 @@ pub(crate) fn next_step(workers: &[Worker], slots: u32, generation: Generation, 
     let mut empty = None;
     let mut outdated = None;
     for slot in (0..slots).map(Slot::new) {
-        let sitting = || workers.iter().filter(move |worker| worker.slot == slot && !worker.is_leaving());
+        let sitting = || workers.iter().filter(move |worker| worker.slot == slot && worker.holds_slot());
         let old = sitting().find(|worker| worker.generation != generation);
         match (sitting().find(|worker| worker.generation == generation), old) {
             (Some(fresh), Some(old)) if fresh.is_ready() => return Step::Retire(old.id),
@@ -57,21 +58,38 @@ pub(crate) fn done(workers: &[Worker], slots: u32, generation: Generation) -> u3
     (0..slots).map(Slot::new).filter(finished).count() as u32
 }
 
-/// Recycling: a worker that is to be replaced gets a successor in its slot and is retired when that is ready.
-/// One after the other, and none while somebody is leaving.
-pub(crate) fn next_recycling(workers: &[Worker], now: Time) -> Step {
-    let marked = || workers.iter().filter(|worker| !worker.is_leaving() && worker.recycle.is_some());
-    let successor = |old: &Worker| {
-        workers.iter().find(|worker| worker.slot == old.slot && worker.id > old.id && !worker.is_leaving())
+/// What to do next about workers that are to be replaced one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recycling {
+    /// Nothing, until something happens.
+    Wait,
+    /// Start a successor in this slot, but not before that moment.
+    Start { slot: Slot, not_before: Time },
+    /// Let this worker go: its successor is ready.
+    Retire { worker: WorkerId, reason: ExitReason },
+}
+
+/// A worker that is to be replaced gets a successor in its slot and is retired when that is ready. One after the
+/// other, and none while somebody is leaving.
+pub(crate) fn next_recycling(workers: &[Worker]) -> Recycling {
+    let marked = || {
+        let staying = workers.iter().filter(|worker| !worker.is_leaving());
+        staying.filter_map(|worker| worker.recycle.map(|recycle| (worker, recycle)))
     };
-    if let Some((old, fresh)) = marked().find_map(|old| successor(old).map(|fresh| (old, fresh))) {
-        return if fresh.is_ready() { Step::Retire(old.id) } else { Step::Wait };
+    let successor = |old: &Worker| {
+        workers.iter().find(|worker| worker.slot == old.slot && worker.id > old.id && worker.holds_slot())
+    };
+    if let Some((old, recycle, fresh)) =
+        marked().find_map(|(old, recycle)| Some((old, recycle, successor(old)?)))
+    {
+        return match fresh.is_ready() {
+            true => Recycling::Retire { worker: old.id, reason: recycle.reason },
+            false => Recycling::Wait,
+        };
     }
-    if workers.iter().any(Worker::is_leaving) {
-        return Step::Wait;
-    }
-    match marked().find(|old| old.recycle.is_some_and(|recycle| now >= recycle.not_before)) {
-        Some(old) => Step::Replace(old.slot),
-        None => Step::Done,
+    let next = marked().min_by_key(|(_, recycle)| recycle.not_before);
+    match next.filter(|_| !workers.iter().any(Worker::is_leaving)) {
+        Some((old, recycle)) => Recycling::Start { slot: old.slot, not_before: recycle.not_before },
+        None => Recycling::Wait,
     }
 }

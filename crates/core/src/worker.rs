@@ -69,6 +69,19 @@ pub(crate) struct Recycle {
     pub(crate) not_before: Time,
 }
 
+/// Until when each rung of the ladder lasts, should it begin now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grace {
+    drain_until: Time,
+    term_until: Time,
+}
+
+impl Grace {
+    pub(crate) fn new(deadlines: &Deadlines, now: Time) -> Self {
+        Grace { drain_until: now + deadlines.drain, term_until: now + deadlines.term }
+    }
+}
+
 /// Who asked a worker to leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -199,79 +212,66 @@ impl Worker {
     }
 
     /// The first rung: it leaves when it has finished. One that has not started has nothing to finish and
-    /// goes down the second rung at once.
+    /// goes to the second rung at once.
     pub(crate) fn disconnect(
         &mut self,
         why: ExitReason,
         asked: Asked,
-        (deadlines, now): (&Deadlines, Time),
+        grace: Grace,
         effects: &mut Vec<Effect>,
     ) {
         match (self.state, asked) {
-            (State::Starting { .. }, Asked::ByUs) => self.terminate(why, (deadlines, now), effects),
+            (State::Starting { .. }, Asked::ByUs) => self.terminate(why, grace, effects),
             (State::Starting { .. } | State::Online { .. } | State::Listening, _) => {
-                let leave = Leave { until: now + deadlines.drain, why: Some(why), asked: true };
-                self.state = State::Disconnecting(leave);
-                self.withdraw(effects);
+                self.drain(Some(why), grace, effects);
                 if asked == Asked::ByUs {
                     effects.push(Effect::Disconnect { worker: self.id });
                 }
             }
             (State::Disconnecting(leave), _) => {
-                let leave = Leave {
-                    why: leave.why.or(Some(why)),
-                    asked: leave.asked || asked == Asked::ByItself,
-                    ..leave
-                };
-                self.state = State::Disconnecting(leave);
+                let asked = leave.asked || asked == Asked::ByItself;
+                self.state = State::Disconnecting(Leave { why: leave.why.or(Some(why)), asked, ..leave });
             }
             (State::Terminating(_) | State::Killed(_), _) => {}
         }
     }
 
-    /// The second rung: `TERM`.
-    pub(crate) fn terminate(
-        &mut self,
-        why: ExitReason,
-        (deadlines, now): (&Deadlines, Time),
-        effects: &mut Vec<Effect>,
-    ) {
-        let until = now + deadlines.term;
-        let leave = match self.state {
-            State::Starting { .. } | State::Online { .. } | State::Listening => {
-                Leave { until, why: Some(why), asked: false }
-            }
-            State::Disconnecting(leave) => Leave { until, why: leave.why.or(Some(why)), ..leave },
-            State::Terminating(_) | State::Killed(_) => return,
-        };
-        self.state = State::Terminating(leave);
+    fn drain(&mut self, why: Option<ExitReason>, grace: Grace, effects: &mut Vec<Effect>) {
+        self.state = State::Disconnecting(Leave { until: grace.drain_until, why, asked: why.is_some() });
         self.withdraw(effects);
-        effects.push(Effect::Signal { worker: self.id, signal: SIGTERM });
     }
 
-    /// The last rung: `KILL`.
-    pub(crate) fn kill(
-        &mut self,
-        why: ExitReason,
-        (deadlines, now): (&Deadlines, Time),
-        effects: &mut Vec<Effect>,
-    ) {
-        let until = now + deadlines.term;
-        let leave = match self.leave() {
-            None => Leave { until, why: Some(why), asked: false },
-            Some(leave) => Leave { until, why: leave.why.or(Some(why)), ..leave },
-        };
-        self.state = State::Killed(leave);
+    /// The second rung: `TERM`.
+    pub(crate) fn terminate(&mut self, why: ExitReason, grace: Grace, effects: &mut Vec<Effect>) {
+        match self.state {
+            State::Starting { .. } | State::Online { .. } | State::Listening | State::Disconnecting(_) => {
+                self.state = State::Terminating(self.leave_until(grace.term_until, why));
+                self.withdraw(effects);
+                effects.push(Effect::Signal { worker: self.id, signal: SIGTERM });
+            }
+            State::Terminating(_) | State::Killed(_) => {}
+        }
+    }
+
+    /// The last rung: `KILL`, from wherever it is.
+    pub(crate) fn kill(&mut self, why: ExitReason, grace: Grace, effects: &mut Vec<Effect>) {
+        self.state = State::Killed(self.leave_until(grace.term_until, why));
         self.withdraw(effects);
         effects.push(Effect::Signal { worker: self.id, signal: SIGKILL });
     }
 
-    /// Its channel ended. Unless it was asked to, it has its drain time to end as well.
-    pub(crate) fn disconnected(&mut self, deadlines: &Deadlines, now: Time, effects: &mut Vec<Effect>) {
+    /// The first reason given is the one that counts.
+    fn leave_until(&self, until: Time, why: ExitReason) -> Leave {
+        match self.leave() {
+            None => Leave { until, why: Some(why), asked: false },
+            Some(leave) => Leave { until, why: leave.why.or(Some(why)), ..leave },
+        }
+    }
+
+    /// Its channel ended. Unless it was asked to leave, it has the time of a drain to end as well.
+    pub(crate) fn disconnected(&mut self, grace: Grace, effects: &mut Vec<Effect>) {
         if !self.is_leaving() {
-            let leave = Leave { until: now + deadlines.drain, why: None, asked: false };
-            self.state = State::Disconnecting(leave);
-            self.withdraw(effects);
+            self.drain(None, grace, effects);
         }
         self.note_disconnect(effects);
     }

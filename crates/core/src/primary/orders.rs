@@ -12,9 +12,10 @@ impl Primary {
     /// One worker is to leave; the restart policy decides on a successor.
     pub(super) fn part(&mut self, worker: WorkerId, asked: Asked, now: Time) {
         let Some(place) = self.place(worker) else { return };
+        let grace = self.grace(now);
         let worker = &mut self.workers[place];
         let held = worker.holds_slot();
-        worker.disconnect(ExitReason::Disconnect, asked, (&self.settings.deadlines, now), &mut self.effects);
+        worker.disconnect(ExitReason::Disconnect, asked, grace, &mut self.effects);
         if held {
             self.left(place, now);
         }
@@ -22,14 +23,13 @@ impl Primary {
 
     /// Lets a worker go whose slot is seen to.
     pub(super) fn retire(&mut self, worker: WorkerId, why: ExitReason, now: Time) {
-        let Some(place) = self.place(worker) else { return };
-        let times = (&self.settings.deadlines, now);
-        self.workers[place].disconnect(why, Asked::ByUs, times, &mut self.effects);
+        let grace = self.grace(now);
+        self.with(worker, |worker, effects| worker.disconnect(why, Asked::ByUs, grace, effects));
     }
 
     pub(super) fn disconnect_all(&mut self, now: Time) {
         if self.begin_stop() {
-            self.stopping = Some(Stopping::Draining);
+            self.stopping = Some(Stopping::Disconnecting);
             self.leave_all(ExitReason::Disconnect, now);
         }
     }
@@ -82,6 +82,8 @@ impl Primary {
                 self.begin_stop();
                 self.terminate_all(now);
             }
+            (Some(Stopping::Disconnecting), Urgency::Graceful) => self.stopping = Some(Stopping::Draining),
+            (Some(Stopping::Disconnecting), Urgency::Fast) => self.terminate_all(now),
             (Some(Stopping::Lingering { .. } | Stopping::Draining), _) => self.terminate_all(now),
             (Some(Stopping::Fast), _) => self.kill_all(now),
         }
@@ -110,21 +112,24 @@ impl Primary {
     }
 
     fn leave_all(&mut self, why: ExitReason, now: Time) {
+        let grace = self.grace(now);
         for worker in &mut self.workers {
-            worker.disconnect(why, Asked::ByUs, (&self.settings.deadlines, now), &mut self.effects);
+            worker.disconnect(why, Asked::ByUs, grace, &mut self.effects);
         }
     }
 
     fn terminate_all(&mut self, now: Time) {
         self.stopping = Some(Stopping::Fast);
+        let grace = self.grace(now);
         for worker in &mut self.workers {
-            worker.terminate(ExitReason::Stop, (&self.settings.deadlines, now), &mut self.effects);
+            worker.terminate(ExitReason::Stop, grace, &mut self.effects);
         }
     }
 
     fn kill_all(&mut self, now: Time) {
+        let grace = self.grace(now);
         for worker in &mut self.workers {
-            worker.kill(ExitReason::Stop, (&self.settings.deadlines, now), &mut self.effects);
+            worker.kill(ExitReason::Stop, grace, &mut self.effects);
         }
     }
 }

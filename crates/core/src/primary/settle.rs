@@ -1,14 +1,10 @@
-//! What follows from the state of things: ended workers, empty slots, the next step of a reload.
-
-use std::time::Duration;
+//! What follows from the state of things: empty slots are filled, a reload or a recycling goes one step on.
 
 use super::{Primary, Reload, Vacancy};
 use crate::event::Effect;
 use crate::id::{Generation, Slot, WorkerId};
-use crate::notice::{ExitReason, ExitStatus, Notice};
-use crate::reload::{self, Step};
-use crate::restart::{Restart, Run};
-use crate::settings::RestartPolicy;
+use crate::notice::{ExitReason, Notice};
+use crate::reload::{self, Recycling, Step};
 use crate::time::Time;
 use crate::worker::Worker;
 
@@ -80,12 +76,12 @@ impl Primary {
     }
 
     /// The replacements that were still starting go; everybody who serves stays.
-    fn fail_reload(&mut self, generation: Generation, reason: String, now: Time) {
+    pub(super) fn fail_reload(&mut self, generation: Generation, reason: String, now: Time) {
         self.notify(Notice::ReloadFailed { generation, reason });
         self.end_reload();
         let useless = |worker: &&Worker| {
             let old = |other: &Worker| {
-                other.slot == worker.slot && other.generation != generation && !other.is_leaving()
+                other.slot == worker.slot && other.generation != generation && other.holds_slot()
             };
             worker.generation == generation && !worker.is_ready() && self.workers.iter().any(old)
         };
@@ -103,163 +99,23 @@ impl Primary {
 
     fn advance_recycling(&mut self, now: Time) {
         while self.reload.is_none() {
-            match reload::next_recycling(&self.workers, now) {
-                Step::Wait | Step::Done => return,
-                Step::Replace(slot) => self.spawn(slot, self.generation, now),
-                Step::Retire(worker) => {
-                    let wish = self.place(worker).and_then(|place| self.workers[place].recycle);
-                    self.retire(worker, wish.map_or(ExitReason::Disconnect, |wish| wish.reason), now);
+            match reload::next_recycling(&self.workers) {
+                Recycling::Start { slot, not_before } if now >= not_before => {
+                    self.spawn(slot, self.generation, now)
                 }
+                Recycling::Retire { worker, reason } => self.retire(worker, reason, now),
+                Recycling::Start { .. } | Recycling::Wait => return,
             }
         }
     }
 
-    /// When a postponed recycling may be tried again.
-    pub(super) fn recycle_deadline(&self, worker: &Worker) -> Option<Time> {
-        let idle =
-            self.stopping.is_none() && self.reload.is_none() && !self.workers.iter().any(Worker::is_leaving);
-        let alone = self.workers.iter().filter(|other| other.slot == worker.slot).count() == 1;
-        worker.recycle.filter(|_| idle && alone).map(|recycle| recycle.not_before)
-    }
-
-    pub(super) fn spawn_failed(&mut self, worker: WorkerId, reason: String, now: Time) {
-        let Some(place) = self.place(worker) else { return };
-        let held = self.workers[place].holds_slot();
-        self.notify(Notice::Error { worker, reason: reason.clone() });
-        self.effects.push(Effect::Forget { worker });
-        let gone = self.remove(place);
-        if held {
-            self.failed(&gone, &format!("worker {worker} could not be started: {reason}"), now);
-        }
-    }
-
-    pub(super) fn exited(&mut self, worker: WorkerId, status: ExitStatus, now: Time) {
-        let Some(place) = self.place(worker) else { return };
-        self.workers[place].exited(status, &mut self.effects);
-        let gone = self.remove(place);
-        if !gone.holds_slot() {
-            return;
-        }
-        let what = format!("worker {worker} {status}");
-        match self.settings.restart.policy {
-            RestartPolicy::OnFailure | RestartPolicy::Never if status.is_success() => {
-                if gone.ready_since.is_none() {
-                    self.fail_reload_of(&gone, &what, now);
-                }
-                self.vacate(&gone, Vacancy::Done);
+    /// When a recycling that was postponed may be tried again.
+    pub(super) fn recycling_deadline(&self) -> Option<Time> {
+        match reload::next_recycling(&self.workers) {
+            Recycling::Start { not_before, .. } if self.stopping.is_none() && self.reload.is_none() => {
+                Some(not_before)
             }
-            RestartPolicy::Always | RestartPolicy::OnFailure | RestartPolicy::Never => {
-                self.failed(&gone, &what, now)
-            }
-        }
-    }
-
-    fn remove(&mut self, place: usize) -> Worker {
-        let gone = self.workers.remove(place);
-        self.handoffs.departed(&gone.handoffs);
-        gone
-    }
-
-    /// A worker missed its deadline and goes down the ladder.
-    pub(super) fn not_ready(&mut self, place: usize, now: Time) {
-        let late = self.workers[place].clone();
-        let within = self.settings.deadlines.start;
-        self.failed(&late, &format!("worker {} was not ready within {within:?}", late.id), now);
-    }
-
-    /// Judges a worker that left something untaken, or has been silent.
-    pub(super) fn check_hung(&mut self, place: usize, now: Time) {
-        let deadlines = &self.settings.deadlines;
-        let worker = &mut self.workers[place];
-        if worker.handoffs.check_hung(deadlines.handoff, now) {
-            self.effects.push(Effect::Notify(Notice::Hung { worker: worker.id }));
-            worker.withdraw(&mut self.effects);
-        }
-        let Some((since, patience)) = worker.handoffs.silent_since().zip(self.settings.hung) else { return };
-        if now - since >= patience {
-            worker.terminate(ExitReason::Hung, (deadlines, now), &mut self.effects);
-            let hung = worker.clone();
-            self.failed(&hung, &format!("worker {} was silent for {patience:?}", hung.id), now);
-        }
-    }
-
-    /// Somebody asked a worker to leave, and it begins to.
-    pub(super) fn left(&mut self, place: usize, now: Time) {
-        let gone = self.workers[place].clone();
-        if gone.ready_since.is_none() {
-            self.fail_reload_of(&gone, &format!("worker {} left before it was ready", gone.id), now);
-        }
-        match self.settings.restart.policy {
-            RestartPolicy::Always => {
-                // Workers that come and leave at once must not turn the primary into a fork bomb.
-                let until = gone.forked_at + self.settings.restart.first_delay;
-                self.vacate(&gone, if now >= until { Vacancy::Open } else { Vacancy::Until(until) });
-            }
-            RestartPolicy::OnFailure | RestartPolicy::Never => self.vacate(&gone, Vacancy::Done),
-        }
-    }
-
-    /// A worker failed: ends the reload it belonged to, and decides on its slot.
-    fn failed(&mut self, gone: &Worker, what: &str, now: Time) {
-        self.fail_reload_of(gone, what, now);
-        self.postpone_recycling(gone.slot, now);
-        if self.stopping.is_some() || gone.slot.get() >= self.slots() || self.has_other(gone) {
-            return;
-        }
-        let run = gone.run(&self.settings.restart, now);
-        let restart = self.decide(gone.slot, run, now);
-        let seat = &mut self.seats[gone.slot.get() as usize];
-        let failures = seat.history.failures();
-        match restart {
-            Restart::After(Duration::ZERO) => seat.vacancy = Vacancy::Open,
-            Restart::After(delay) => {
-                seat.vacancy = Vacancy::Until(now + delay);
-                self.notify(Notice::RestartScheduled { slot: gone.slot, delay, failures });
-            }
-            Restart::GiveUp => {
-                seat.vacancy = Vacancy::Errored;
-                let period = self.settings.restart.period;
-                self.notify(Notice::SlotErrored { slot: gone.slot, failures, period });
-            }
-        }
-    }
-
-    fn decide(&mut self, slot: Slot, run: Run, now: Time) -> Restart {
-        let history = &mut self.seats[slot.get() as usize].history;
-        let restart = history.failed(run, now, &self.settings.restart, &mut self.random);
-        match self.settings.restart.policy {
-            RestartPolicy::Always | RestartPolicy::OnFailure => restart,
-            RestartPolicy::Never => Restart::GiveUp,
-        }
-    }
-
-    fn vacate(&mut self, gone: &Worker, vacancy: Vacancy) {
-        if !self.has_other(gone)
-            && let Some(seat) = self.seats.get_mut(gone.slot.get() as usize)
-        {
-            seat.vacancy = vacancy;
-        }
-    }
-
-    /// Whether somebody else holds the slot.
-    fn has_other(&self, gone: &Worker) -> bool {
-        self.workers.iter().any(|other| other.id != gone.id && other.slot == gone.slot && other.holds_slot())
-    }
-
-    fn fail_reload_of(&mut self, gone: &Worker, reason: &str, now: Time) {
-        if let Some(Reload { generation, .. }) = self.reload
-            && generation == gone.generation
-            && gone.slot.get() < self.slots()
-        {
-            self.fail_reload(generation, reason.into(), now);
-        }
-    }
-
-    fn postpone_recycling(&mut self, slot: Slot, now: Time) {
-        let not_before = now + self.settings.restart.max_delay;
-        let here = self.workers.iter_mut().filter(|worker| worker.slot == slot);
-        for recycle in here.filter_map(|worker| worker.recycle.as_mut()) {
-            recycle.not_before = not_before;
+            Recycling::Start { .. } | Recycling::Wait | Recycling::Retire { .. } => None,
         }
     }
 }
