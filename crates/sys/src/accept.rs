@@ -91,10 +91,13 @@ fn is_about_one_connection(errno: Errno) -> bool {
 
 /// One worker's part in a listener that several processes accept on.
 ///
-/// It has an epoll set of its own with nothing but the listener in it, so that one connection wakes one worker of those
-/// that wait in [`FairAccept::wait`]. The descriptor of the set ([`AsFd`]) can be watched for readability by any other
-/// event loop instead. Take **one** connection per wake-up and go back to the loop: who is busy then takes fewer. After every 16 the
-/// listener leaves the set and joins again, which puts this worker at the end of the kernel's queue.
+/// It has an epoll set of its own with nothing but the listener in it. One connection wakes one of the workers that
+/// wait in [`FairAccept::wait`]; take **one** connection per wake-up and go back to waiting, so that who is busy takes
+/// fewer. After every 16 the listener leaves the set and joins again, which puts this worker at the end of the
+/// kernel's queue.
+///
+/// Another event loop can watch the set instead ([`AsFd`]). Then the kernel lets every idle worker look, and the fastest
+/// gets the connection: nothing is lost, but light load is spread less evenly (`examples/shared_accept.rs` measures it).
 #[derive(Debug)]
 pub struct FairAccept {
     // Before the listener: leaves the set while the set exists.
