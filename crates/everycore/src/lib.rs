@@ -3,8 +3,18 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod cluster;
 mod error;
 mod protocol;
+mod role;
+mod worker;
 
 pub use address::{Address, AddressError, BoundAddress, IntoAddress};
+pub use cluster::{
+    Cluster, Event, ExitReason, ExitStatus, Outcome, Policy, Primary, Readiness, Reply, RestartPolicy,
+    RestartSettings, Running, Snapshot, Urgency, WorkerCommand, WorkerInfo, WorkerSpec, auto,
+};
 pub use error::{Error, Result};
+pub use everycore_ipc::{Handle, HandleKind, Message};
+pub use role::{Role, role};
+pub use worker::{Listener, Stream, Worker};

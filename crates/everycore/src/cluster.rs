@@ -1,0 +1,360 @@
+//! The primary's half: [`Cluster`] says what to run, [`Primary`] talks to it while it runs.
+//!
+//! `driver` is the only loop, `effects` carries out what the core decided, `listener` accepts and hands off,
+//! `member` holds what the primary keeps of one worker. Decisions are `everycore-core`'s alone.
+
+mod channel;
+mod driver;
+mod effects;
+mod event;
+mod handle;
+mod handoff;
+mod listener;
+mod member;
+mod notify;
+mod orders;
+mod probe;
+mod program;
+mod readiness;
+mod requests;
+mod socket;
+mod sources;
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+pub use event::{Event, WorkerInfo};
+pub use everycore_core::{
+    ExitReason, ExitStatus, Outcome, Policy, RestartPolicy, RestartSettings, Snapshot, Urgency,
+};
+pub use handle::{Primary, Reply};
+pub use program::{WorkerCommand, WorkerSpec};
+
+use crate::address::{Address, BoundAddress, IntoAddress};
+use crate::error::{Error, Result};
+use program::Program;
+
+/// What makes a worker count as ready: only then may its predecessor be drained in a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Readiness {
+    /// It listens through the library. The default.
+    Listening,
+    /// It has joined its channel.
+    Online,
+    /// It said so: [`Worker::ready`](crate::Worker::ready), or the message `"ready"` or `{"ready": true}`.
+    Message,
+    /// It sent `READY=1` to the socket named by `NOTIFY_SOCKET`.
+    Notify,
+    /// It listens through the library, or, not using it, waits on an inherited socket, or has stayed up for a second.
+    Socket,
+    /// It has stayed up for this long.
+    StaysUp(Duration),
+}
+
+/// Workers, the addresses they serve and the rules they live by; then [`run`](Self::run) it.
+///
+/// ```no_run
+/// use everycore::{Cluster, Event};
+///
+/// fn main() -> everycore::Result<()> {
+///     Cluster::builder()
+///         .bind("http", "127.0.0.1:8000")?
+///         .workers(everycore::auto())
+///         .on_event(|_, event| if let Event::Exit { worker, status, .. } = event { eprintln!("{worker} {status}") })
+///         .run_with(|worker| async move {
+///             let mut listener = worker.listener("http").await?;
+///             while let Ok((_stream, peer)) = listener.accept().await {
+///                 eprintln!("worker {} serves {peer}", worker.id());
+///             }
+///             Ok(())
+///         })?;
+///     Ok(())
+/// }
+/// ```
+pub struct Cluster {
+    pub(crate) name: Option<String>,
+    pub(crate) workers: Option<usize>,
+    pub(crate) policy: Option<Policy>,
+    pub(crate) readiness: Readiness,
+    pub(crate) restart: RestartSettings,
+    pub(crate) deadlines: everycore_core::Deadlines,
+    pub(crate) hung: Option<Duration>,
+    pub(crate) binds: Vec<(String, Address, Option<u32>)>,
+    pub(crate) signals: bool,
+    pub(crate) program: Program,
+    pub(crate) observer: Option<Observer>,
+}
+
+/// The callback that hears every event, on the primary's thread.
+pub(crate) type Observer = Box<dyn FnMut(&Primary, Event) + Send>;
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("workers", &self.workers).field("binds", &self.binds).finish_non_exhaustive()
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            name: None,
+            workers: None,
+            policy: None,
+            readiness: Readiness::Listening,
+            restart: RestartSettings::default(),
+            deadlines: everycore_core::Deadlines::default(),
+            hung: None,
+            binds: Vec::new(),
+            signals: true,
+            program: Program::default(),
+            observer: None,
+        }
+    }
+}
+
+impl Cluster {
+    /// A cluster with the defaults: this very program as worker, one per available CPU, policy `least`.
+    pub fn builder() -> Self {
+        Self::default()
+    }
+
+    /// How many workers to keep; the default is [`auto`].
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// How connections reach workers. Not set: `NODE_CLUSTER_SCHED_POLICY` (`rr` or `none`) decides, else `least`.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// What workers and tools call this cluster; the default is the program's file name.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Binds an address before any worker starts. Workers take it with
+    /// [`Worker::listener`](crate::Worker::listener), and from then on may listen on bound addresses only.
+    ///
+    /// # Errors
+    /// [`Error::Address`] if the text is no address. Whether it can be bound shows in [`run`](Self::run).
+    pub fn bind(self, name: impl Into<String>, address: impl IntoAddress) -> Result<Self> {
+        self.bind_with_backlog(name, address, None)
+    }
+
+    /// As [`bind`](Self::bind), with the number of connections the kernel may queue; the default is 511.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_with_backlog(
+        mut self,
+        name: impl Into<String>,
+        address: impl IntoAddress,
+        backlog: impl Into<Option<u32>>,
+    ) -> Result<Self> {
+        let name = name.into();
+        if self.binds.iter().any(|(taken, ..)| *taken == name) {
+            return Err(Error::Setting(format!("two listeners are named '{name}'; give each its own name")));
+        }
+        self.binds.push((name, address.into_address()?, backlog.into()));
+        Ok(self)
+    }
+
+    /// Runs another program as worker, instead of this one.
+    #[must_use]
+    pub fn exec(mut self, program: impl Into<OsString>) -> Self {
+        self.program.exec = Some(program.into());
+        self
+    }
+
+    /// The workers' arguments; the default is this program's own.
+    #[must_use]
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.program.args = Some(args.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets a variable in the workers' environment.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.program.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// The workers' working directory; the default is this process's.
+    #[must_use]
+    pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.program.cwd = Some(directory.into());
+        self
+    }
+
+    /// Decides program, arguments, environment and output of each worker as it is started, instead of `exec`,
+    /// `args` and `env`.
+    #[must_use]
+    pub fn command(
+        mut self,
+        command: impl FnMut(&WorkerSpec) -> std::io::Result<WorkerCommand> + Send + 'static,
+    ) -> Self {
+        self.program.command = Some(Box::new(command));
+        self
+    }
+
+    /// Also gives workers the bound sockets themselves, as `LISTEN_FDS` does: for programs that do not use this
+    /// library.
+    #[must_use]
+    pub fn inherit_listeners(mut self, inherit: bool) -> Self {
+        self.program.inherit_listeners = inherit;
+        self
+    }
+
+    /// What makes a worker ready.
+    #[must_use]
+    pub fn readiness(mut self, readiness: Readiness) -> Self {
+        self.readiness = readiness;
+        self
+    }
+
+    /// When a worker that ended is replaced.
+    #[must_use]
+    pub fn restart(mut self, restart: RestartSettings) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    /// How long a worker may take to become ready; 60 s unless set. A missed deadline is a failure.
+    #[must_use]
+    pub fn start_timeout(mut self, limit: Duration) -> Self {
+        self.deadlines.start = limit;
+        self
+    }
+
+    /// How long a leaving worker may drain before it gets `TERM`; 8 s unless set.
+    #[must_use]
+    pub fn graceful_timeout(mut self, limit: Duration) -> Self {
+        self.deadlines.drain = limit;
+        self
+    }
+
+    /// How long a worker may take after `TERM` before it gets `KILL`; 2 s unless set.
+    #[must_use]
+    pub fn term_timeout(mut self, limit: Duration) -> Self {
+        self.deadlines.term = limit;
+        self
+    }
+
+    /// How long to keep serving after the order to stop, for load balancers to notice; 0 unless set.
+    #[must_use]
+    pub fn drain_delay(mut self, delay: Duration) -> Self {
+        self.deadlines.drain_delay = delay;
+        self
+    }
+
+    /// Kills a worker that has been silent for this long; never unless set.
+    #[must_use]
+    pub fn hung_timeout(mut self, limit: Duration) -> Self {
+        self.hung = Some(limit);
+        self
+    }
+
+    /// Whether [`run`](Self::run) takes the process's signals: `TERM`, `INT`, `QUIT` stop (twice: at once), `HUP`
+    /// reloads, `TTIN` and `TTOU` add and remove a worker. On unless set.
+    #[must_use]
+    pub fn signals(mut self, take: bool) -> Self {
+        self.signals = take;
+        self
+    }
+
+    /// Calls `observer` for every event, on the primary's thread: keep it short, and never wait in it.
+    #[must_use]
+    pub fn on_event(mut self, observer: impl FnMut(&Primary, Event) + Send + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// Is the primary, on this thread, until the cluster has ended.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, a setting that cannot be used, or a failure of the primary itself. What
+    /// goes wrong with workers is told by events.
+    pub fn run(self) -> Result<Outcome> {
+        driver::Driver::new(self)?.run()
+    }
+
+    /// Is whatever this process is: the primary, or a worker that runs `worker`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run) and [`role`](crate::role), and what `worker` returned.
+    pub fn run_with<F, W>(self, worker: W) -> Result<Outcome>
+    where
+        W: FnOnce(crate::Worker) -> F,
+        F: Future<Output = Result<()>>,
+    {
+        match crate::role()? {
+            crate::Role::Primary(_) => self.run(),
+            crate::Role::Worker(this) => this.block_on(worker).map(|()| Outcome::Stopped),
+        }
+    }
+
+    /// Starts the primary on a thread of its own.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), as far as it shows at the start.
+    pub fn start(self) -> Result<Running> {
+        let driver = driver::Driver::new(self)?;
+        let primary = driver.primary();
+        let addresses = driver.addresses();
+        let thread = std::thread::Builder::new()
+            .name("everycore".into())
+            .spawn(move || driver.run())
+            .map_err(|source| Error::System { doing: "starting the primary's thread", source })?;
+        Ok(Running { primary, addresses, thread })
+    }
+}
+
+/// A primary on its own thread.
+#[derive(Debug)]
+pub struct Running {
+    primary: Primary,
+    addresses: Vec<(String, BoundAddress)>,
+    thread: JoinHandle<Result<Outcome>>,
+}
+
+impl Running {
+    /// To talk to it.
+    pub fn primary(&self) -> &Primary {
+        &self.primary
+    }
+
+    /// Where the listener of this name is bound: the real port where 0 was asked for.
+    pub fn address(&self, name: &str) -> Option<&BoundAddress> {
+        self.addresses.iter().find(|(known, _)| known == name).map(|(_, address)| address)
+    }
+
+    /// Blocks until the cluster has ended.
+    ///
+    /// # Errors
+    /// As [`Cluster::run`].
+    pub fn wait(self) -> Result<Outcome> {
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Workers to run unless told otherwise: the CPUs this process may use, by affinity and cgroup quota.
+pub fn auto() -> usize {
+    everycore_sys::cpu::available_cpus()
+}
+
+pub(crate) fn at_least_one(workers: usize) -> Result<NonZeroUsize> {
+    NonZeroUsize::new(workers)
+        .ok_or_else(|| Error::Setting("a cluster needs at least one worker; leave the number out for one per CPU".into()))
+}

@@ -1,0 +1,244 @@
+//! What workers say on their channels, and how they end.
+
+use everycore_core::{Event as CoreEvent, ExitStatus, WorkerId};
+use everycore_ipc::{Incoming, Message, Received};
+
+use super::driver::Driver;
+use super::event::Event;
+use super::handoff::HandOff;
+use super::sources::Wake;
+use super::Readiness;
+use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker, VERSION, Wanted};
+
+/// Messages read from one worker before others get their turn.
+const TURN: usize = 256;
+
+impl Driver {
+    /// Reads a worker's messages, and writes what there is room for.
+    pub(super) fn read_channel(&mut self, worker: WorkerId) {
+        self.flush_channel(worker);
+        for _ in 0..TURN {
+            let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else { return };
+            match link.connection.receive() {
+                Ok(Received::Message(incoming)) => {
+                    self.receive(worker, incoming);
+                    self.carry_out_effects();
+                }
+                Ok(Received::Blocked) => return,
+                Ok(Received::Closed) => return self.disconnected(worker),
+                Err(error) => return self.break_off(worker, error.to_string()),
+            }
+        }
+        self.unfinished.push(worker);
+    }
+
+    /// Writes what is queued, as far as there is room.
+    pub(super) fn flush_channel(&mut self, worker: WorkerId) {
+        let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else { return };
+        match link.flush() {
+            Ok(false) => {}
+            Ok(true) => {
+                let writes = link.watches_writes;
+                // Not being told of room delays a message until the worker next says something; nothing is lost.
+                let _ = self.sources.watch_writes(&link.connection, worker, writes);
+            }
+            // The end of the channel shows when it is read, with whatever came before it.
+            Err(_) => {}
+        }
+    }
+
+    fn receive(&mut self, worker: WorkerId, incoming: Incoming) {
+        match incoming {
+            Incoming::Internal(message) => match FromWorker::decode(message.bytes()) {
+                Ok(message) => self.hear(worker, message),
+                Err(error) => self.break_off(worker, error.to_string()),
+            },
+            Incoming::User(message) => self.receive_user(worker, message),
+            Incoming::Request { id, message } => {
+                let worker = self.info(worker);
+                self.tell(Event::Request { worker, id, message });
+            }
+            Incoming::Reply { id, message } => {
+                if let Some(member) = self.members.get_mut(&worker) {
+                    member.requests.close(id, Ok(message));
+                }
+            }
+        }
+    }
+
+    fn receive_user(&mut self, worker: WorkerId, message: Message) {
+        if self.readiness == Readiness::Message && says_ready(&message) {
+            self.order(CoreEvent::Ready { worker });
+        }
+        let worker = self.info(worker);
+        self.tell(Event::Message { worker, message });
+    }
+
+    fn hear(&mut self, worker: WorkerId, message: FromWorker) {
+        match message {
+            FromWorker::Hello { version } => self.join(worker, version),
+            FromWorker::Listen { request, what } => self.listen(worker, request, what),
+            FromWorker::Listening { key } => {
+                let listener = everycore_core::ListenerKey::new(key);
+                let holds = match self.mode {
+                    Mode::HandOff => {
+                        self.members.get(&worker).is_some_and(|member| member.handoffs.contains_key(&listener))
+                    }
+                    Mode::Shared => self.listeners.get(listener).is_some(),
+                };
+                if !holds {
+                    return self.break_off(worker, format!("says it listens on {key}, which it was never given"));
+                }
+                self.order(CoreEvent::Listening { worker, listener });
+                if self.mode == Mode::HandOff {
+                    // Looked at in this turn, and watched from then on.
+                    self.listeners.starve(listener);
+                }
+                if self.readiness == Readiness::Socket {
+                    self.order(CoreEvent::Ready { worker });
+                }
+            }
+            FromWorker::Closed { key } => {
+                let listener = everycore_core::ListenerKey::new(key);
+                self.order(CoreEvent::StoppedListening { worker, listener });
+                if let Some(member) = self.members.get_mut(&worker) {
+                    let back = member.close_handoff(listener);
+                    self.core.returned(worker, back.len() as u64);
+                    self.listeners.take_back(back);
+                }
+                self.listeners.closed_by(worker, listener, &self.sources, self.core.is_leaving(worker));
+            }
+            FromWorker::Ready => self.order(CoreEvent::Ready { worker }),
+            FromWorker::Leaving => {
+                self.order(CoreEvent::Leaving { worker });
+                self.reply(worker, &ToWorker::LeaveNoted, Vec::new());
+            }
+        }
+    }
+
+    fn join(&mut self, worker: WorkerId, version: u64) {
+        if version != VERSION {
+            return self.break_off(
+                worker,
+                format!("speaks version {version} of the channel, this primary {VERSION}; build both from one release"),
+            );
+        }
+        if let Some(member) = self.members.get_mut(&worker) {
+            if std::mem::replace(&mut member.joined, true) {
+                return self.break_off(worker, "said hello twice".into());
+            }
+        }
+        self.readying.joined(worker);
+        self.order(CoreEvent::Online { worker });
+    }
+
+    fn listen(&mut self, worker: WorkerId, request: u64, what: Wanted) {
+        let (answer, handles) = match self.grant(worker, request, what) {
+            Ok((answer, handle)) => (answer, vec![handle]),
+            Err(failure) => (ToWorker::Refused { request, failure }, Vec::new()),
+        };
+        self.reply(worker, &answer, handles);
+    }
+
+    fn grant(
+        &mut self,
+        worker: WorkerId,
+        request: u64,
+        what: Wanted,
+    ) -> Result<(ToWorker, std::os::fd::OwnedFd), ListenFailure> {
+        let system = |error: std::io::Error| ListenFailure {
+            errno: error.raw_os_error().unwrap_or(0),
+            message: format!("cannot pass the listener on: {error}"),
+        };
+        let key = self.listeners.grant(worker, what)?;
+        let Some(listening) = self.listeners.get(key) else {
+            return Err(ListenFailure { errno: 0, message: "the listener closed meanwhile".into() });
+        };
+        let address = listening.bound.address.clone();
+        let handle = match self.mode {
+            Mode::Shared => listening.bound.socket.try_clone().map_err(system)?,
+            Mode::HandOff => {
+                let Some(member) = self.members.get_mut(&worker) else {
+                    return Err(ListenFailure { errno: 0, message: "the worker is gone".into() });
+                };
+                if member.handoffs.contains_key(&key) {
+                    return Err(ListenFailure {
+                        errno: rustix::io::Errno::ADDRINUSE.raw_os_error(),
+                        message: format!("bind {address}: this worker listens there already"),
+                    });
+                }
+                let (channel, workers_end) = HandOff::new(key).map_err(system)?;
+                member.handoffs.insert(key, channel);
+                workers_end
+            }
+        };
+        Ok((ToWorker::Granted { request, key: key.get(), mode: self.mode, address }, handle))
+    }
+
+    fn reply(&mut self, worker: WorkerId, message: &ToWorker, handles: Vec<std::os::fd::OwnedFd>) {
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        match member.tell(message, handles) {
+            Ok(()) => self.flush_channel(worker),
+            Err(error) => self.break_off(worker, format!("cannot be answered: {error}")),
+        }
+    }
+
+    /// Ends the channel of a worker that does not keep to the protocol: it costs only itself.
+    fn break_off(&mut self, worker: WorkerId, reason: String) {
+        let info = self.info(worker);
+        self.tell(Event::Error { worker: info, reason });
+        self.disconnected(worker);
+    }
+
+    fn disconnected(&mut self, worker: WorkerId) {
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        member.requests.disconnect();
+        if let Some(link) = member.link.take() {
+            self.sources.remove(&link.connection, Wake::Channel(worker));
+        }
+        // A program that never joined has no use for its channel: its end says nothing about the program.
+        let joined = member.joined;
+        self.shared.disconnected(worker.get());
+        if joined {
+            self.order(CoreEvent::Disconnected { worker });
+        }
+    }
+
+    /// A worker process has ended: what it wrote before comes first.
+    pub(super) fn reap(&mut self, worker: WorkerId) {
+        let Some(process) = self.members.get(&worker).and_then(|member| member.process.as_ref()) else { return };
+        let status = match process.try_wait() {
+            Ok(Some(status)) => status,
+            Ok(None) => return,
+            Err(_) => everycore_sys::ExitStatus::Unknown,
+        };
+        self.sources.remove(process, Wake::Process(worker));
+        // Everything it wrote is here by now; a grandchild that holds the channel open does not keep us waiting.
+        while self.members.get(&worker).is_some_and(|member| member.link.is_some()) {
+            self.read_channel(worker);
+            if self.unfinished.pop().is_none() {
+                break;
+            }
+        }
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.process = None;
+        }
+        self.disconnected(worker);
+        self.carry_out_effects();
+        let status = match status {
+            everycore_sys::ExitStatus::Code(code) => ExitStatus::Code(code),
+            everycore_sys::ExitStatus::Signal { signal, .. } => ExitStatus::Signal(signal),
+            everycore_sys::ExitStatus::Unknown => ExitStatus::Unknown,
+        };
+        self.order(CoreEvent::Exited { worker, status });
+    }
+}
+
+/// PM2's habit, in its two spellings.
+fn says_ready(message: &Message) -> bool {
+    match message.parse::<serde_json::Value>() {
+        Ok(serde_json::Value::String(text)) => text == "ready",
+        Ok(value) => value.get("ready").and_then(serde_json::Value::as_bool).unwrap_or(false),
+        Err(_) => false,
+    }
+}

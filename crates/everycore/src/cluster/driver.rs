@@ -1,0 +1,412 @@
+//! The only loop: wait, tell the core what happened, carry out what it decided.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Time, Urgency, WorkerId};
+use everycore_sys::eventfd::EventFd;
+use everycore_sys::signals::{self, SignalPipe};
+
+use super::handle::{Primary, Shared};
+use super::listener::{Drained, Listeners, Members};
+use super::notify::NotifySocket;
+use super::program::Program;
+use super::readiness::Readying;
+use super::sources::{Listen, Sources, Wake};
+use super::{Cluster, Observer, Outcome, Readiness, at_least_one, auto, orders};
+use crate::address::BoundAddress;
+use crate::cluster::event::Event;
+use crate::error::{Error, Result};
+use crate::protocol::Mode;
+
+/// How often a primary looks after a worker that has been handed something and does not take it: soon, then less and
+/// less often.
+const TICK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// The primary at work.
+pub(crate) struct Driver {
+    pub(super) core: core::Primary,
+    pub(super) members: Members,
+    pub(super) listeners: Listeners,
+    pub(super) sources: Sources,
+    pub(super) shared: std::sync::Arc<Shared>,
+    pub(super) observer: Option<Observer>,
+    pub(super) program: Program,
+    pub(super) name: String,
+    pub(super) mode: Mode,
+    pub(super) deadlines: Deadlines,
+    pub(super) readiness: Readiness,
+    pub(super) readying: Readying,
+    pub(super) notify: Option<NotifySocket>,
+    pub(super) signals: Option<SignalPipe>,
+    pub(super) stop: orders::StopKeys,
+    /// Workers whose channel has more decoded messages than one turn takes.
+    pub(super) unfinished: Vec<WorkerId>,
+    pub(super) started: Instant,
+    tick: Duration,
+    wakes: Vec<Wake>,
+    /// Listeners with connections, as the last wait said.
+    arriving: Vec<ListenerKey>,
+    /// The last turn accepted something: while the rate is high, the next one gathers before it looks again.
+    busy: bool,
+    /// The last wait gathered: it did not look which listeners have connections.
+    gathered: bool,
+}
+
+impl Driver {
+    /// Binds, prepares, spawns nothing yet.
+    pub(crate) fn new(mut cluster: Cluster) -> Result<Self> {
+        let doing = |doing| move |source| Error::System { doing, source };
+        let workers = at_least_one(cluster.workers.unwrap_or_else(auto))?;
+        let policy = cluster.policy.unwrap_or_else(policy_from_environment);
+        let settings = Settings {
+            workers: u32::try_from(workers.get()).unwrap_or(u32::MAX),
+            policy,
+            readiness: match cluster.readiness {
+                Readiness::Listening => core::Readiness::Listening,
+                Readiness::Online => core::Readiness::Online,
+                Readiness::Message | Readiness::Notify | Readiness::Socket | Readiness::StaysUp(_) => {
+                    core::Readiness::Notified
+                }
+            },
+            restart: cluster.restart.clone(),
+            deadlines: cluster.deadlines.clone(),
+            hung: cluster.hung,
+            seed: u64::from(std::process::id()),
+            ..Settings::default()
+        }
+        .validated()
+        .map_err(|error| Error::Setting(error.to_string()))?;
+        cluster.program.resolve().map_err(doing("finding this program's own file"))?;
+        // One descriptor per connection in flight and five per worker: the soft limit is meant for select() users.
+        // Where it cannot be raised the limit shows as back-pressure.
+        let _ = everycore_sys::limits::raise_nofile_limit();
+
+        let mut listeners = Listeners::default();
+        for (name, address, backlog) in std::mem::take(&mut cluster.binds) {
+            listeners.bind(name, address, backlog)?;
+        }
+        let sources = Sources::new().map_err(doing("epoll"))?;
+        let shared = Shared::new(EventFd::new().map_err(doing("eventfd"))?);
+        sources.add(shared.wake(), Wake::Orders).map_err(doing("epoll"))?;
+        let notify = match cluster.readiness {
+            Readiness::Notify => {
+                let socket = NotifySocket::bind().map_err(doing("binding the notify socket"))?;
+                sources.add(&socket, Wake::Notify).map_err(doing("epoll"))?;
+                Some(socket)
+            }
+            _ => None,
+        };
+        let started = Instant::now();
+        Ok(Self {
+            core: core::Primary::new(settings, Time::ZERO),
+            members: BTreeMap::new(),
+            listeners,
+            sources,
+            shared,
+            observer: cluster.observer,
+            name: cluster.name.unwrap_or_else(|| cluster.program.default_name()),
+            program: cluster.program,
+            mode: if policy == Policy::Shared { Mode::Shared } else { Mode::HandOff },
+            deadlines: cluster.deadlines,
+            readiness: cluster.readiness,
+            readying: Readying::default(),
+            notify,
+            signals: None,
+            stop: orders::StopKeys::new(cluster.signals),
+            unfinished: Vec::new(),
+            started,
+            tick: TICK.0,
+            wakes: Vec::new(),
+            arriving: Vec::new(),
+            busy: false,
+            gathered: false,
+        })
+    }
+
+    pub(crate) fn primary(&self) -> Primary {
+        Primary { shared: std::sync::Arc::clone(&self.shared) }
+    }
+
+    /// Names and addresses bound before the workers start.
+    pub(crate) fn addresses(&self) -> Vec<(String, BoundAddress)> {
+        self.listeners.permanent().map(|(name, bound)| (name.to_owned(), bound.address.clone())).collect()
+    }
+
+    /// Runs until the cluster has ended.
+    pub(crate) fn run(mut self) -> Result<Outcome> {
+        self.shared.started();
+        let result = self.take_signals().and_then(|()| self.turn_until_finished());
+        self.listeners.close_all(&self.sources);
+        self.shared.ended(self.core.snapshot());
+        result
+    }
+
+    fn take_signals(&mut self) -> Result<()> {
+        if self.stop.takes_signals() {
+            let doing = |source| Error::System { doing: "taking the process's signals", source };
+            let pipe = signals::subscribe(&orders::SIGNALS).map_err(doing)?;
+            self.sources.add(&pipe, Wake::Signals).map_err(doing)?;
+            self.signals = Some(pipe);
+        }
+        Ok(())
+    }
+
+    fn turn_until_finished(&mut self) -> Result<Outcome> {
+        loop {
+            self.carry_out_effects();
+            if self.core.is_finished() {
+                return Ok(self.core.outcome());
+            }
+            self.wait().map_err(|source| Error::System { doing: "waiting for events", source })?;
+            let mut wakes = std::mem::take(&mut self.wakes);
+            for wake in wakes.drain(..) {
+                self.handle(wake);
+            }
+            self.wakes = wakes;
+            for worker in std::mem::take(&mut self.unfinished) {
+                self.read_channel(worker);
+            }
+            self.pass_deadlines();
+            self.carry_out_effects();
+            self.serve_listeners();
+        }
+    }
+
+    /// The core's clock.
+    pub(super) fn now(&self) -> Time {
+        Time::new(self.started.elapsed())
+    }
+
+    fn handle(&mut self, wake: Wake) {
+        match wake {
+            // Served after everything else: an exit or a freed worker in the same turn changes who gets it.
+            Wake::Listener(key) => self.arriving.push(key),
+            // Starved listeners are looked after in every turn; that there is one now is all a bell says.
+            Wake::Bell(_) => {}
+            Wake::Channel(worker) => self.read_channel(worker),
+            Wake::Process(worker) => self.reap(worker),
+            Wake::Signals => self.read_signals(),
+            Wake::Orders => self.obey_orders(),
+            Wake::Notify => self.read_notifications(),
+        }
+    }
+
+    fn pass_deadlines(&mut self) {
+        let now = self.now();
+        if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.core.handle_deadline(now);
+        }
+        let instant = Instant::now();
+        for member in self.members.values_mut() {
+            member.requests.expire(instant);
+        }
+        let throttled: Vec<WorkerId> = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.link.as_ref().is_some_and(|link| link.connection.is_throttled()))
+            .map(|(worker, _)| *worker)
+            .collect();
+        for worker in throttled {
+            self.flush_channel(worker);
+        }
+        for key in self.listeners.retries(instant) {
+            self.drain(key);
+        }
+        self.look_for_readiness(instant);
+    }
+
+    // --- waiting ---
+
+    fn wait(&mut self) -> std::io::Result<()> {
+        if !self.unfinished.is_empty() {
+            return self.sources.wait(Listen::Off, Some(Duration::ZERO), &mut self.wakes);
+        }
+        if self.busy {
+            if let Some(gathering) = self.core.gather(self.now()) {
+                self.gathered = true;
+                return self.sources.wait(Listen::Off, Some(gathering), &mut self.wakes);
+            }
+        }
+        let listen = self.settle_starvation()?;
+        let limit = self.time_to_wait();
+        self.sources.wait(listen, limit, &mut self.wakes)?;
+        self.unwish();
+        Ok(())
+    }
+
+    /// Decides whether new connections are of interest, and asks busy workers to ring where they are not.
+    fn settle_starvation(&mut self) -> std::io::Result<Listen> {
+        let starved = self.listeners.starved();
+        if starved.is_empty() {
+            return Ok(Listen::On);
+        }
+        self.wish();
+        // What a worker finished before it could see the wish rings no bell.
+        self.observe();
+        let now = self.now();
+        if starved.iter().any(|key| self.core.anyone_free(*key, now)) {
+            self.wakes.extend(starved.iter().map(|key| Wake::Listener(*key)));
+            return Ok(Listen::Off);
+        }
+        let all = self.listeners.iter().filter(|(_, l)| l.is_watched()).all(|(_, l)| l.starved);
+        if all {
+            return Ok(Listen::Off);
+        }
+        // Others are served on: only the starved ones must not wake us for every connection.
+        for key in starved {
+            self.listeners.watch(key, false, &self.sources)?;
+        }
+        Ok(Listen::On)
+    }
+
+    fn wish(&mut self) {
+        for (worker, member) in &mut self.members {
+            if !member.handoffs.is_empty() {
+                member.page.set_wake(self.core.wake_at(*worker), true);
+            }
+        }
+    }
+
+    fn unwish(&mut self) {
+        if self.listeners.iter().any(|(_, listening)| listening.starved) {
+            for member in self.members.values_mut().filter(|member| !member.handoffs.is_empty()) {
+                member.page.clear_wake();
+            }
+        }
+    }
+
+    fn time_to_wait(&mut self) -> Option<Duration> {
+        if !self.wakes.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let core = self.core.next_deadline().map(|deadline| deadline - self.now());
+        let instants = self
+            .members
+            .values()
+            .filter_map(|member| member.requests.next_deadline())
+            .chain(self.listeners.next_retry())
+            .chain(self.readying.next_look())
+            .min()
+            .map(|instant| instant.saturating_duration_since(Instant::now()));
+        let throttled =
+            self.members.values().any(|m| m.link.as_ref().is_some_and(|link| link.connection.is_throttled()));
+        let untaken = throttled || self.members.values_mut().any(|member| member.has_untaken());
+        let tick = if untaken {
+            let tick = self.tick;
+            self.tick = (tick * 2).min(TICK.1);
+            Some(tick)
+        } else {
+            self.tick = TICK.0;
+            None
+        };
+        [core, instants, tick].into_iter().flatten().min()
+    }
+
+    // --- connections ---
+
+    /// Reads every worker's counters into the core.
+    pub(super) fn observe(&mut self) {
+        let now = self.now();
+        for (worker, member) in &mut self.members {
+            if !member.handoffs.is_empty() {
+                let counters = member.counters();
+                self.core.observe(*worker, counters, now);
+            }
+        }
+    }
+
+    /// Accepts where connections wait, after taking back what stuck workers hold.
+    fn serve_listeners(&mut self) {
+        let gathered = std::mem::take(&mut self.gathered);
+        if self.mode == Mode::Shared {
+            return;
+        }
+        if gathered {
+            let all = self.listeners.iter().filter(|(_, listening)| listening.is_watched());
+            self.arriving.extend(all.map(|(key, _)| key));
+        }
+        self.observe();
+        self.relieve_stuck();
+        let before = self.listeners.handed;
+        let mut arriving = std::mem::take(&mut self.arriving);
+        arriving.extend(self.listeners.starved());
+        arriving.sort_unstable();
+        arriving.dedup();
+        for key in arriving.drain(..) {
+            self.drain(key);
+        }
+        self.arriving = arriving;
+        self.busy = self.listeners.handed > before;
+        if self.busy {
+            self.tick = TICK.0;
+        }
+    }
+
+    pub(super) fn drain(&mut self, key: ListenerKey) {
+        let now = self.now();
+        let drained = match self.core.is_served(key) {
+            true => self.listeners.drain(key, &mut self.core, &mut self.members, now),
+            false => self.listeners.starve(key),
+        };
+        let watch = !matches!(drained, Drained::Paused | Drained::Unserved);
+        if drained == Drained::Paused && self.listeners.get(key).is_some_and(|l| l.is_watched()) {
+            self.tell(Event::Warning {
+                text: "accept: out of descriptors or memory; connections wait in the kernel's queue meanwhile".into(),
+            });
+        }
+        if let Err(error) = self.listeners.watch(key, watch, &self.sources) {
+            self.tell(Event::Warning { text: format!("cannot watch a listener: {error}") });
+        }
+    }
+
+    fn relieve_stuck(&mut self) {
+        let now = self.now();
+        let stuck: Vec<WorkerId> = self.core.withdrawable(now).collect();
+        for worker in stuck {
+            self.withdraw(worker);
+        }
+    }
+
+    /// Takes back what a worker has not taken.
+    pub(super) fn withdraw(&mut self, worker: WorkerId) {
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        let back = member.withdraw();
+        self.core.returned(worker, back.len() as u64);
+        self.listeners.take_back(back);
+    }
+
+    // --- observers ---
+
+    /// Tells the observer, with the snapshot it may ask for.
+    pub(super) fn tell(&mut self, event: Event) {
+        if let Some(mut observer) = self.observer.take() {
+            self.shared.remember(self.core.snapshot());
+            observer(&self.primary(), event);
+            self.observer = Some(observer);
+        }
+    }
+
+    /// Hands an order to the core.
+    pub(super) fn order(&mut self, event: core::Event) {
+        let now = self.now();
+        self.core.handle(event, now);
+    }
+
+    /// Starts to stop: connections that wait already are handed over first, as far as somebody is free.
+    pub(super) fn stop(&mut self, urgency: Urgency) {
+        if urgency == Urgency::Graceful {
+            self.serve_listeners();
+        }
+        self.order(core::Event::Stop { urgency });
+    }
+}
+
+/// Node's variable; anything but `none` means its round robin.
+fn policy_from_environment() -> Policy {
+    match std::env::var("NODE_CLUSTER_SCHED_POLICY").as_deref() {
+        Ok("none") => Policy::Shared,
+        Ok("rr") => Policy::RoundRobin,
+        _ => Policy::Least,
+    }
+}

@@ -1,0 +1,263 @@
+//! One short function per [`Effect`]. None waits; what fails comes back to the core as an event.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use everycore_core::{Effect, Event as CoreEvent, Generation, Notice, Slot, WorkerId};
+use everycore_ipc::{Codec, Connection, Limits};
+use everycore_sys::eventfd::EventFd;
+use everycore_sys::{Spawn, Spawned, counters, socket_pair};
+
+use super::driver::Driver;
+use super::event::{Event, WorkerInfo};
+use super::member::{Link, Member};
+use super::program::{WorkerCommand, WorkerSpec, environment};
+use super::sources::Wake;
+use crate::protocol::{CHANNEL_VARIABLE, ToWorker, Welcome};
+
+/// Inherited descriptors begin here, by the convention of `LISTEN_FDS`; the channel comes after them.
+const FIRST_DESCRIPTOR: i32 = 3;
+
+/// `SIGTERM`, for programs that would not notice the primary's death by themselves.
+const DEATH_SIGNAL: i32 = 15;
+
+const KILL: i32 = 9;
+
+impl Driver {
+    pub(super) fn carry_out_effects(&mut self) {
+        loop {
+            let effects = self.core.take_effects();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
+                self.carry_out(effect);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
+            Effect::Disconnect { worker } => self.disconnect(worker),
+            Effect::Signal { worker, signal } => self.signal(worker, signal),
+            Effect::Withdraw { worker } => self.withdraw(worker),
+            Effect::Forget { worker } => self.forget(worker),
+            Effect::Notify(notice) => self.announce(notice),
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId, slot: Slot, generation: Generation) {
+        let info = WorkerInfo { id: worker.get(), slot: slot.get(), generation: generation.get(), pid: None };
+        let event = match self.try_spawn(worker, info) {
+            Ok(pid) => CoreEvent::Spawned { worker, pid },
+            Err(reason) => CoreEvent::SpawnFailed { worker, reason },
+        };
+        self.order(event);
+    }
+
+    fn try_spawn(&mut self, worker: WorkerId, info: WorkerInfo) -> Result<u32, String> {
+        let system = |doing: &'static str| move |error: io::Error| format!("{doing}: {error}");
+        let (page_fd, page) = counters::create().map_err(system("page of counters"))?;
+        let bell = EventFd::new().map_err(system("eventfd"))?;
+        let bell_fd = bell.as_fd().try_clone_to_owned().map_err(system("eventfd"))?;
+        let (ours, theirs) = socket_pair::stream_pair().map_err(system("channel"))?;
+        // The worker finds its end blocking, as every program expects of what it inherits.
+        socket_pair::set_mode(&theirs, socket_pair::Mode::Blocking).map_err(system("channel"))?;
+
+        let spec = self.spec(info);
+        let command = self.program.command(&spec).map_err(system("preparing the worker's command"))?;
+        let spawned = self.start(&spec, command, &theirs)?;
+        drop(theirs);
+
+        let connection = Connection::new(ours, Codec::Native, Limits::default()).map_err(system("channel"))?;
+        let mut member = Member::new(WorkerInfo { pid: Some(spawned.pid), ..info }, page, bell);
+        member.link = Some(Link::new(connection, self.shared.connected(info.id)));
+        let welcome = Welcome {
+            name: self.name.clone(),
+            worker: info.id,
+            slot: info.slot,
+            generation: info.generation,
+            drain_ms: u64::try_from(self.deadlines.drain.as_millis()).unwrap_or(u64::MAX),
+        };
+        let told = member.tell(&ToWorker::Welcome(welcome), vec![page_fd, bell_fd]);
+        debug_assert!(told.is_ok(), "an empty queue takes one message");
+        let pid = spawned.pid;
+        self.watch(worker, &member, &spawned).map_err(system("watching the worker"))?;
+        member.process = Some(spawned.pidfd);
+        self.members.insert(worker, member);
+        self.flush_channel(worker);
+        self.readying.started(worker, pid);
+        Ok(pid)
+    }
+
+    fn watch(&self, worker: WorkerId, member: &Member, spawned: &Spawned) -> io::Result<()> {
+        self.sources.add(&spawned.pidfd, Wake::Process(worker))?;
+        self.sources.add(&member.bell, Wake::Bell(worker))?;
+        if let Some(link) = &member.link {
+            self.sources.add(&link.connection, Wake::Channel(worker))?;
+        }
+        Ok(())
+    }
+
+    fn spec(&self, info: WorkerInfo) -> WorkerSpec {
+        let inherited = self.listeners.permanent().filter(|_| self.program.inherit_listeners);
+        WorkerSpec {
+            id: info.id,
+            slot: info.slot,
+            generation: info.generation,
+            listeners: inherited
+                .zip(FIRST_DESCRIPTOR..)
+                .map(|((name, bound), number)| {
+                    (name.to_owned(), number, bound.address.tcp().map_or(0, |address| address.port()))
+                })
+                .collect(),
+        }
+    }
+
+    fn start(&self, spec: &WorkerSpec, command: WorkerCommand, channel: &OwnedFd) -> Result<Spawned, String> {
+        let inherited: Vec<BorrowedFd<'_>> = self
+            .listeners
+            .permanent()
+            .take(spec.listeners.len())
+            .map(|(_, bound)| bound.socket.as_fd())
+            .collect();
+        let channel_number = FIRST_DESCRIPTOR + inherited.len() as i32;
+        let mut spawn = Spawn::new(command.program);
+        spawn.args = command.args;
+        spawn.cwd = self.program.cwd.clone();
+        spawn.env = environment(self.variables(spec, channel, channel_number, command.env)?);
+        spawn.listen_pid = !spec.listeners.is_empty();
+        spawn.process_group = true;
+        spawn.death_signal = Some(DEATH_SIGNAL);
+        spawn.descriptors = inherited.into_iter().zip(FIRST_DESCRIPTOR..).collect();
+        spawn.descriptors.push((channel.as_fd(), channel_number));
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        spawn.descriptors.push((stdin.as_fd(), 0));
+        spawn.descriptors.push((command.stdout.as_ref().map_or(stdout.as_fd(), |fd| fd.as_fd()), 1));
+        spawn.descriptors.push((command.stderr.as_ref().map_or(stderr.as_fd(), |fd| fd.as_fd()), 2));
+        everycore_sys::spawn(&spawn).map_err(|error| error.to_string())
+    }
+
+    fn variables(
+        &self,
+        spec: &WorkerSpec,
+        channel: &OwnedFd,
+        channel_number: i32,
+        of_command: Vec<(OsString, OsString)>,
+    ) -> Result<Vec<(OsString, OsString)>, String> {
+        let identity = rustix::fs::fstat(channel).map_err(|error| format!("channel: {error}"))?;
+        let mut variables: Vec<(OsString, OsString)> = of_command;
+        let mut set = |name: &str, value: String| variables.push((name.into(), value.into()));
+        set(CHANNEL_VARIABLE, format!("{channel_number},{}", identity.st_ino));
+        set("EVERYCORE_NAME", self.name.clone());
+        set("EVERYCORE_WORKER", spec.id.to_string());
+        set("EVERYCORE_SLOT", spec.slot.to_string());
+        set("EVERYCORE_GENERATION", spec.generation.to_string());
+        set("NODE_APP_INSTANCE", spec.slot.to_string());
+        if !spec.listeners.is_empty() {
+            let names: Vec<&str> = spec.listeners.iter().map(|(name, ..)| name.as_str()).collect();
+            set("LISTEN_FDS", spec.listeners.len().to_string());
+            set("LISTEN_FDNAMES", names.join(":"));
+            // The child writes its own pid over this between clone and exec.
+            set("LISTEN_PID", String::new());
+        }
+        if let [(_, _, port)] = spec.listeners[..] {
+            set("PORT", port.to_string());
+        }
+        if let Some(notify) = &self.notify {
+            variables.push(("NOTIFY_SOCKET".into(), notify.variable()));
+        }
+        Ok(variables)
+    }
+
+    fn disconnect(&mut self, worker: WorkerId) {
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        if member.joined {
+            // A full queue cannot refuse it: internal messages have room of their own, and TERM follows anyway.
+            let _ = member.tell(&ToWorker::Disconnect, Vec::new());
+            self.flush_channel(worker);
+        } else {
+            // A program that does not use the library knows only one way to be asked.
+            self.signal(worker, DEATH_SIGNAL);
+        }
+    }
+
+    fn signal(&mut self, worker: WorkerId, signal: i32) {
+        let Some(process) = self.members.get(&worker).and_then(|member| member.process.as_ref()) else { return };
+        // The last rung is for the whole family: a shell around the program must not leave it behind.
+        let sent = if signal == KILL { process.signal_group(signal) } else { process.signal(signal) };
+        match sent {
+            Ok(()) => {}
+            // Gone already: its exit is on the way.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+            Err(error) => {
+                let info = self.info(worker);
+                self.tell(Event::Error { worker: info, reason: format!("cannot be signalled: {error}") });
+            }
+        }
+    }
+
+    fn forget(&mut self, worker: WorkerId) {
+        // Whatever it still held comes back before its channels go.
+        self.withdraw(worker);
+        if let Some(member) = self.members.remove(&worker) {
+            self.sources.remove(&member.bell, Wake::Bell(worker));
+            if let Some(link) = &member.link {
+                self.sources.remove(&link.connection, Wake::Channel(worker));
+            }
+            if let Some(process) = &member.process {
+                self.sources.remove(process, Wake::Process(worker));
+            }
+        }
+        self.shared.disconnected(worker.get());
+        self.listeners.forget(worker);
+        self.readying.forget(worker);
+    }
+
+    /// The worker as events name it; one that is gone keeps at least its id.
+    pub(super) fn info(&self, worker: WorkerId) -> WorkerInfo {
+        let unknown = WorkerInfo { id: worker.get(), slot: 0, generation: 0, pid: None };
+        self.members.get(&worker).map_or(unknown, |member| member.info)
+    }
+
+    fn announce(&mut self, notice: Notice) {
+        let event = match notice {
+            // Told once the process exists, by `Spawned`: observers want its pid.
+            Notice::Fork { .. } => return,
+            Notice::Spawned { worker, .. } => Event::Fork { worker: self.info(worker) },
+            Notice::Online { worker } => Event::Online { worker: self.info(worker) },
+            Notice::Listening { worker, listener } => {
+                let Some(listening) = self.listeners.get(listener) else { return };
+                Event::Listening { worker: self.info(worker), address: listening.bound.address.clone() }
+            }
+            Notice::Ready { worker } => {
+                self.readying.forget(worker);
+                Event::Ready { worker: self.info(worker) }
+            }
+            Notice::Disconnect { worker } => Event::Disconnect { worker: self.info(worker) },
+            Notice::Exit { worker, slot, generation, status, reason, exited_after_disconnect } => {
+                let pid = self.info(worker).pid;
+                let worker = WorkerInfo { id: worker.get(), slot: slot.get(), generation: generation.get(), pid };
+                Event::Exit { worker, status, reason, exited_after_disconnect }
+            }
+            Notice::Error { worker, reason } => Event::Error { worker: self.info(worker), reason },
+            Notice::Hung { worker } => Event::Hung { worker: self.info(worker) },
+            Notice::Recovered { worker } => Event::Recovered { worker: self.info(worker) },
+            Notice::RestartScheduled { slot, delay, failures } => {
+                Event::RestartScheduled { slot: slot.get(), delay, failures }
+            }
+            Notice::SlotErrored { slot, failures, .. } => Event::SlotErrored { slot: slot.get(), failures },
+            Notice::ReloadStarted { generation } => Event::ReloadStarted { generation: generation.get() },
+            Notice::ReloadProgress { done, total } => Event::ReloadProgress { done, total },
+            Notice::ReloadDone { generation } => Event::ReloadDone { generation: generation.get() },
+            Notice::ReloadFailed { generation, reason } => {
+                Event::ReloadFailed { generation: generation.get(), reason }
+            }
+            Notice::Scaled { workers } => Event::Scaled { workers },
+            Notice::Stopping => Event::Stopping,
+        };
+        self.tell(event);
+    }
+}

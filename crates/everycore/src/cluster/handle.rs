@@ -1,0 +1,339 @@
+//! [`Primary`]: how any thread talks to the running primary.
+//!
+//! Orders are queued and the primary's one thread is woken; nothing here touches a worker itself.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::thread::ThreadId;
+use std::time::Duration;
+
+use everycore_core::{Snapshot, Urgency};
+use everycore_ipc::{Handle, Message};
+use everycore_sys::eventfd::EventFd;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+
+/// Orders waiting for the primary's thread beyond which new ones are refused: a callback that sends in a loop, or
+/// a primary that no longer runs, must not grow memory without bound.
+const ORDERS: usize = 65_536;
+
+/// Bytes queued to one worker beyond which `send` refuses: it does not read.
+const QUEUED_BYTES: usize = 64 << 20;
+
+/// Something the primary's thread is asked to do.
+pub(crate) enum Order {
+    Send { worker: u32, message: Message, bytes: usize },
+    Request { worker: u32, message: Message, timeout: Duration, reply: oneshot::Sender<Result<Message>> },
+    Reply { worker: u32, id: u64, message: Message },
+    Disconnect { worker: u32 },
+    DisconnectAll,
+    Kill { worker: u32, signal: i32 },
+    Reload,
+    Scale { workers: u32 },
+    Stop { urgency: Urgency },
+    Snapshot { reply: oneshot::Sender<Snapshot> },
+}
+
+/// What handles and the primary's thread share.
+pub(crate) struct Shared {
+    orders: Mutex<Vec<Order>>,
+    wake: EventFd,
+    /// Bytes on their way to each worker that is connected.
+    queued: Mutex<BTreeMap<u32, Arc<AtomicUsize>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    thread: Option<ThreadId>,
+    ended: bool,
+    /// As of the event being told, for callbacks that ask from the primary's own thread.
+    latest: Option<Snapshot>,
+}
+
+impl Shared {
+    pub(crate) fn new(wake: EventFd) -> Arc<Self> {
+        Arc::new(Self {
+            orders: Mutex::default(),
+            wake,
+            queued: Mutex::default(),
+            state: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn wake(&self) -> &EventFd {
+        &self.wake
+    }
+
+    pub(crate) fn take_orders(&self) -> Vec<Order> {
+        std::mem::take(&mut *lock(&self.orders))
+    }
+
+    pub(crate) fn started(&self) {
+        lock(&self.state).thread = Some(std::thread::current().id());
+    }
+
+    /// Refuses all further orders and fails those still queued by dropping their reply ends.
+    pub(crate) fn ended(&self, last: Snapshot) {
+        let mut state = lock(&self.state);
+        state.ended = true;
+        state.latest = Some(last);
+        drop(state);
+        drop(self.take_orders());
+    }
+
+    pub(crate) fn remember(&self, snapshot: Snapshot) {
+        lock(&self.state).latest = Some(snapshot);
+    }
+
+    pub(crate) fn connected(&self, worker: u32) -> Arc<AtomicUsize> {
+        let queued = Arc::new(AtomicUsize::new(0));
+        lock(&self.queued).insert(worker, Arc::clone(&queued));
+        queued
+    }
+
+    pub(crate) fn disconnected(&self, worker: u32) {
+        lock(&self.queued).remove(&worker);
+    }
+
+    fn give(&self, order: Order) -> Result<()> {
+        if lock(&self.state).ended {
+            return Err(Error::PrimaryGone);
+        }
+        let mut orders = lock(&self.orders);
+        if orders.len() >= ORDERS {
+            return Err(Error::Message(format!("{ORDERS} orders wait for the primary already")));
+        }
+        orders.push(order);
+        drop(orders);
+        // A full counter still wakes: the bell is already ringing.
+        let _ = self.wake.ring();
+        Ok(())
+    }
+}
+
+/// A panic elsewhere cannot leave these maps half-changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The running primary, from any thread: send, order, look.
+///
+/// Cheap to clone. Orders are carried out in the order given; what becomes of them is told by
+/// [events](crate::Event).
+#[derive(Clone)]
+pub struct Primary {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Primary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Primary").finish_non_exhaustive()
+    }
+}
+
+impl Primary {
+    /// Sends a message to one worker.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchWorker`] if it is not connected, [`Error::QueueFull`] if 64 MiB wait for it already,
+    /// [`Error::Message`] if the value cannot be encoded.
+    pub fn send<T: Serialize + ?Sized>(&self, worker: u32, message: &T) -> Result<()> {
+        self.send_message(worker, encode(message)?)
+    }
+
+    /// Sends a message together with a handle: a stream moves, a listener or UDP socket is shared.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_with<T: Serialize + ?Sized>(&self, worker: u32, message: &T, handle: Handle) -> Result<()> {
+        self.send_message(worker, encode(message)?.with_handle(handle))
+    }
+
+    /// Sends an encoded message.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_message(&self, worker: u32, message: Message) -> Result<()> {
+        let bytes = message.bytes().len();
+        self.reserve(worker, bytes)?;
+        self.shared.give(Order::Send { worker, message, bytes })
+    }
+
+    /// Sends a message to every connected worker; returns how many got it queued. A worker whose queue is full is
+    /// passed over.
+    ///
+    /// # Errors
+    /// [`Error::Message`] if the value cannot be encoded.
+    pub fn broadcast<T: Serialize + ?Sized>(&self, message: &T) -> Result<usize> {
+        let workers: Vec<u32> = lock(&self.shared.queued).keys().copied().collect();
+        let mut sent = 0;
+        for worker in workers {
+            sent += usize::from(self.send_message(worker, encode(message)?).is_ok());
+        }
+        Ok(sent)
+    }
+
+    /// Asks one worker and gives back its answer to come.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); the answer fails with [`Error::TimedOut`], or [`Error::Disconnected`] when the
+    /// worker leaves first.
+    pub fn request<T: Serialize + ?Sized>(&self, worker: u32, message: &T, timeout: Duration) -> Result<Reply> {
+        let message = encode(message)?;
+        self.reserve(worker, 0)?;
+        let (reply, receiver) = oneshot::channel();
+        self.shared.give(Order::Request { worker, message, timeout, reply })?;
+        Ok(Reply { receiver, primary: self.clone() })
+    }
+
+    /// Answers a worker's [`Event::Request`](crate::Event::Request).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn reply<T: Serialize + ?Sized>(&self, worker: u32, id: u64, message: &T) -> Result<()> {
+        let message = encode(message)?;
+        self.reserve(worker, 0)?;
+        self.shared.give(Order::Reply { worker, id, message })
+    }
+
+    /// Asks one worker to stop accepting, finish what it has and leave; it is not replaced.
+    ///
+    /// # Errors
+    /// [`Error::PrimaryGone`].
+    pub fn disconnect(&self, worker: u32) -> Result<()> {
+        self.shared.give(Order::Disconnect { worker })
+    }
+
+    /// Asks every worker to leave; the cluster ends after the last has.
+    ///
+    /// # Errors
+    /// [`Error::PrimaryGone`].
+    pub fn disconnect_all(&self) -> Result<()> {
+        self.shared.give(Order::DisconnectAll)
+    }
+
+    /// Sends a Unix signal to one worker. A worker that dies of it is replaced by the restart policy.
+    ///
+    /// # Errors
+    /// [`Error::PrimaryGone`].
+    pub fn kill(&self, worker: u32, signal: i32) -> Result<()> {
+        self.shared.give(Order::Kill { worker, signal })
+    }
+
+    /// Replaces every worker, new one ready before the old one leaves.
+    ///
+    /// # Errors
+    /// [`Error::PrimaryGone`].
+    pub fn reload(&self) -> Result<()> {
+        self.shared.give(Order::Reload)
+    }
+
+    /// Changes the number of slots.
+    ///
+    /// # Errors
+    /// [`Error::PrimaryGone`].
+    pub fn scale(&self, workers: u32) -> Result<()> {
+        self.shared.give(Order::Scale { workers })
+    }
+
+    /// Stops the cluster.
+    ///
+    /// # Errors
+    /// [`Error::PrimaryGone`].
+    pub fn stop(&self, urgency: Urgency) -> Result<()> {
+        self.shared.give(Order::Stop { urgency })
+    }
+
+    /// The cluster as it stands. Within an event callback: as of that event.
+    ///
+    /// # Errors
+    /// [`Error::PrimaryGone`] before the primary's first event and when its thread has died.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let state = lock(&self.shared.state);
+        if state.ended || state.thread == Some(std::thread::current().id()) {
+            return state.latest.clone().ok_or(Error::PrimaryGone);
+        }
+        drop(state);
+        let (reply, receiver) = oneshot::channel();
+        self.shared.give(Order::Snapshot { reply })?;
+        // Not `blocking_recv`: that panics inside a runtime, where a snapshot is wanted too.
+        futures_block_on(receiver).map_err(|_| Error::PrimaryGone)
+    }
+
+    fn reserve(&self, worker: u32, bytes: usize) -> Result<()> {
+        let map = lock(&self.shared.queued);
+        let queued = map.get(&worker).ok_or(Error::NoSuchWorker { worker })?;
+        if queued.load(Ordering::Relaxed) > QUEUED_BYTES {
+            return Err(Error::QueueFull { worker });
+        }
+        queued.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A worker's answer to come: a future, or [`wait`](Self::wait) for it.
+#[must_use = "the answer is lost unless awaited"]
+pub struct Reply {
+    receiver: oneshot::Receiver<Result<Message>>,
+    primary: Primary,
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply").finish_non_exhaustive()
+    }
+}
+
+impl Reply {
+    /// Blocks until the answer or its deadline.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], [`Error::Disconnected`], or [`Error::Setting`] when called from an event callback: the
+    /// primary's thread cannot wait for itself.
+    pub fn wait(self) -> Result<Message> {
+        if lock(&self.primary.shared.state).thread == Some(std::thread::current().id()) {
+            return Err(Error::Setting(
+                "an event callback cannot wait for a reply: hand the Reply to another thread or task".into(),
+            ));
+        }
+        futures_block_on(self.receiver).unwrap_or(Err(Error::Disconnected))
+    }
+}
+
+impl Future for Reply {
+    type Output = Result<Message>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.receiver).poll(cx).map(|answer| answer.unwrap_or(Err(Error::Disconnected)))
+    }
+}
+
+/// Polls a future on this thread, parked in between.
+fn futures_block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+fn encode<T: Serialize + ?Sized>(message: &T) -> Result<Message> {
+    Message::json(message).map_err(|error| Error::Message(error.to_string()))
+}

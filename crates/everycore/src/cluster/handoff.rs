@@ -1,0 +1,132 @@
+//! The channel on which one worker is handed the connections of one listener.
+//!
+//! The primary keeps a second descriptor of the worker's end, the *far end*. The kernel gives each record to exactly
+//! one reader, so whatever a dead, stuck or leaving worker has not read can be read back here and go elsewhere:
+//! nothing is lost and nothing is served twice. One connection per record, or that would not be exact.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use everycore_core::ListenerKey;
+use everycore_sys::{scm_rights, socket_pair};
+
+use crate::protocol::record;
+
+/// Records sent with one system call.
+const BATCH: usize = 16;
+
+/// An accepted connection that no worker has taken yet. Not one byte of it has been read.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) on: ListenerKey,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) socket: OwnedFd,
+}
+
+/// The primary's side of one worker's hand-off channel.
+#[derive(Debug)]
+pub(crate) struct HandOff {
+    on: ListenerKey,
+    near: OwnedFd,
+    far: OwnedFd,
+    batch: Vec<Arrival>,
+}
+
+impl HandOff {
+    /// Makes the channel; the second value is the worker's end.
+    pub(crate) fn new(on: ListenerKey) -> io::Result<(Self, OwnedFd)> {
+        let (near, far) = socket_pair::record_pair()?;
+        let workers_end = far.try_clone()?;
+        Ok((Self { on, near, far, batch: Vec::new() }, workers_end))
+    }
+
+    /// Adds a connection to what the next [`flush`](Self::flush) sends.
+    pub(crate) fn push(&mut self, arrival: Arrival) {
+        debug_assert_eq!(arrival.on, self.on, "a channel belongs to one listener");
+        self.batch.push(arrival);
+    }
+
+    /// Sends the batch; our copies of what went are closed. Gives back what did not fit.
+    pub(crate) fn flush(&mut self) -> Vec<Arrival> {
+        let mut sent = 0;
+        while sent < self.batch.len() {
+            match send_some(&self.near, &self.batch[sent..]) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => sent += count,
+            }
+        }
+        let left = self.batch.split_off(sent);
+        self.batch.clear();
+        left
+    }
+
+    /// Takes back everything the worker has not read.
+    pub(crate) fn read_back(&mut self) -> Vec<Arrival> {
+        let mut arrivals = std::mem::take(&mut self.batch);
+        let mut buffer = [0; record::LEN];
+        while let Ok(Some((length, socket))) = scm_rights::receive_one(&self.far, &mut buffer) {
+            // Only we write to this channel: a record without a connection is one the kernel had no room for.
+            let (Some(socket), Some(peer)) = (socket, record::decode(&buffer[..length])) else { continue };
+            arrivals.push(Arrival { on: self.on, peer, socket });
+        }
+        arrivals
+    }
+}
+
+fn send_some(near: &OwnedFd, batch: &[Arrival]) -> io::Result<usize> {
+    let count = batch.len().min(BATCH);
+    let records: [[u8; record::LEN]; BATCH] =
+        std::array::from_fn(|i| batch.get(i).map_or([0; record::LEN], |arrival| record::encode(arrival.peer)));
+    // Places beyond `count` repeat the first and are cut off: an array, since this runs for every connection.
+    let messages: [(&[u8], BorrowedFd<'_>); BATCH] = std::array::from_fn(|i| {
+        let i = if i < count { i } else { 0 };
+        (&records[i][..], batch[i].socket.as_fd())
+    });
+    scm_rights::send_each(near, &messages[..count])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrival(on: ListenerKey, port: u16) -> Arrival {
+        let (socket, _) = socket_pair::stream_pair().unwrap();
+        Arrival { on, peer: Some(([127, 0, 0, 1], port).into()), socket }
+    }
+
+    fn ports(arrivals: &[Arrival]) -> Vec<u16> {
+        arrivals.iter().map(|arrival| arrival.peer.unwrap().port()).collect()
+    }
+
+    #[test]
+    fn what_the_worker_has_not_read_comes_back_in_order() {
+        let on = ListenerKey::new(1);
+        let (mut channel, worker) = HandOff::new(on).unwrap();
+        for port in 1..=40 {
+            channel.push(arrival(on, port));
+        }
+        assert!(channel.flush().is_empty());
+        let mut buffer = [0; record::LEN];
+        for port in 1..=3 {
+            let (length, socket) = scm_rights::receive_one(&worker, &mut buffer).unwrap().unwrap();
+            assert!(socket.is_some());
+            assert_eq!(record::decode(&buffer[..length]).unwrap().unwrap().port(), port);
+        }
+        assert_eq!(ports(&channel.read_back()), (4..=40).collect::<Vec<_>>());
+        assert!(channel.read_back().is_empty());
+    }
+
+    #[test]
+    fn a_full_channel_gives_back_what_did_not_fit() {
+        let on = ListenerKey::new(1);
+        let (mut channel, _worker) = HandOff::new(on).unwrap();
+        for port in 1..=2000 {
+            channel.push(arrival(on, port));
+        }
+        let left = ports(&channel.flush());
+        let back = ports(&channel.read_back());
+        assert!(!left.is_empty(), "the kernel's buffer has a bound");
+        assert_eq!([back, left].concat(), (1..=2000).collect::<Vec<_>>());
+    }
+}

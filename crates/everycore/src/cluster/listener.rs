@@ -1,0 +1,352 @@
+//! The cluster's listening sockets, and the way of a connection from `accept` to a worker.
+//!
+//! Accepts only while the core has a free worker; otherwise connections wait in the kernel's backlog, where no
+//! worker's crash can touch them. Which worker gets one is the core's decision; `handoff` carries it there.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use everycore_sys::accept::{Accepted, accept};
+use everycore_core::{Assignment, ListenerKey, Primary, Time, WorkerId};
+use rustix::io::Errno;
+
+use super::handoff::Arrival;
+use super::member::Member;
+use super::socket::{self, Bound};
+use super::sources::{Sources, Wake};
+use crate::address::{Address, BoundAddress};
+use crate::error::Error;
+use crate::protocol::{ListenFailure, Wanted};
+
+/// Connections accepted in one go before anything else gets its turn.
+const DRAIN: usize = 64;
+
+/// Listeners one worker may have open; a worker that asks for more is out of order, not in need.
+const PER_WORKER: usize = 1024;
+
+/// First and longest pause after `accept` failed for want of descriptors or memory.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// Members by id, as the loop keeps them.
+pub(crate) type Members = BTreeMap<WorkerId, Member>;
+
+/// One listening socket.
+pub(crate) struct Listening {
+    /// Bound before the workers started, under this name; such a listener stays until the cluster ends.
+    pub(crate) name: Option<String>,
+    asked: (Address, u32),
+    pub(crate) bound: Bound,
+    holders: BTreeSet<WorkerId>,
+    /// Accepted, then given back by a worker; the next free one gets them first.
+    homeless: VecDeque<Arrival>,
+    watched: bool,
+    /// Connections may wait and nobody was free for them.
+    pub(crate) starved: bool,
+    pause: Option<Pause>,
+}
+
+struct Pause {
+    until: Instant,
+    length: Duration,
+}
+
+/// What became of a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drained {
+    /// Nothing waits any more.
+    Empty,
+    /// More may wait.
+    More,
+    /// Something may wait, and nobody is free.
+    Starved,
+    /// No worker serves it at all.
+    Unserved,
+    /// The primary is out of descriptors or memory; it tries again after a pause.
+    Paused,
+}
+
+/// All listening sockets by key.
+#[derive(Default)]
+pub(crate) struct Listeners {
+    by_key: BTreeMap<ListenerKey, Listening>,
+    last: u32,
+    touched: Vec<WorkerId>,
+    /// Connections handed over since the start.
+    pub(crate) handed: u64,
+}
+
+impl Listeners {
+    /// Binds an address under a name, before any worker runs.
+    pub(crate) fn bind(&mut self, name: String, address: Address, backlog: Option<u32>) -> Result<(), Error> {
+        let bound = socket::listen(&address, backlog)?;
+        self.add(Some(name), (address, 0), bound);
+        Ok(())
+    }
+
+    fn add(&mut self, name: Option<String>, asked: (Address, u32), bound: Bound) -> ListenerKey {
+        self.last += 1;
+        let key = ListenerKey::new(self.last);
+        self.by_key.insert(
+            key,
+            Listening {
+                name,
+                asked,
+                bound,
+                holders: BTreeSet::new(),
+                homeless: VecDeque::new(),
+                watched: false,
+                starved: false,
+                pause: None,
+            },
+        );
+        key
+    }
+
+    /// Finds or binds what a worker asks for.
+    pub(crate) fn grant(&mut self, worker: WorkerId, wanted: Wanted) -> Result<ListenerKey, ListenFailure> {
+        let held = self.by_key.values().filter(|listening| listening.holders.contains(&worker)).count();
+        if held >= PER_WORKER {
+            return Err(refusal(Errno::MFILE, format!("worker {worker} has {held} listeners open already")));
+        }
+        let key = match wanted {
+            Wanted::Named(name) => self.named(&name).ok_or_else(|| {
+                refusal(Errno::NOENT, Error::NoSuchListener { name }.to_string())
+            })?,
+            Wanted::Bound { address, index, backlog } => self.bound(address, index, backlog)?,
+        };
+        if let Some(listening) = self.by_key.get_mut(&key) {
+            listening.holders.insert(worker);
+        }
+        Ok(key)
+    }
+
+    fn named(&self, name: &str) -> Option<ListenerKey> {
+        self.by_key.iter().find(|(_, listening)| listening.name.as_deref() == Some(name)).map(|(key, _)| *key)
+    }
+
+    fn bound(&mut self, address: Address, index: u32, backlog: Option<u32>) -> Result<ListenerKey, ListenFailure> {
+        let known = self.by_key.iter().find(|(_, listening)| listening.is_at(&address, index));
+        if let Some((key, _)) = known {
+            return Ok(*key);
+        }
+        let named: Vec<String> = self.by_key.values().filter_map(|listening| listening.describe()).collect();
+        if !named.is_empty() {
+            return Err(refusal(
+                Errno::ACCESS,
+                format!("bind {address}: this cluster serves {} only; bind the address in the primary", named.join(", ")),
+            ));
+        }
+        match socket::listen(&address, backlog) {
+            Ok(bound) => Ok(self.add(None, (address, index), bound)),
+            Err(Error::Bind { source, message, .. }) => {
+                Err(ListenFailure { errno: source.raw_os_error().unwrap_or(0), message })
+            }
+            Err(other) => Err(ListenFailure { errno: 0, message: other.to_string() }),
+        }
+    }
+
+    pub(crate) fn get(&self, key: ListenerKey) -> Option<&Listening> {
+        self.by_key.get(&key)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ListenerKey, &Listening)> {
+        self.by_key.iter().map(|(key, listening)| (*key, listening))
+    }
+
+    /// Listeners bound before the workers started.
+    pub(crate) fn permanent(&self) -> impl Iterator<Item = (&str, &Bound)> {
+        self.by_key.values().filter_map(|listening| Some((listening.name.as_deref()?, &listening.bound)))
+    }
+
+    /// A worker dropped its listener. The last one to do so of its own will closes the port, unless it is permanent;
+    /// one that drops it because it was told to leave does not: its replacement wants it.
+    pub(crate) fn closed_by(&mut self, worker: WorkerId, key: ListenerKey, sources: &Sources, leaving: bool) {
+        let Some(listening) = self.by_key.get_mut(&key) else { return };
+        let last = listening.holders.remove(&worker) && listening.holders.is_empty();
+        if last && !leaving && listening.name.is_none() && listening.homeless.is_empty() {
+            self.close(key, sources);
+        }
+    }
+
+    /// A worker is gone; its listeners stay open for its replacement.
+    pub(crate) fn forget(&mut self, worker: WorkerId) {
+        for listening in self.by_key.values_mut() {
+            listening.holders.remove(&worker);
+        }
+    }
+
+    fn close(&mut self, key: ListenerKey, sources: &Sources) {
+        if let Some(listening) = self.by_key.remove(&key) {
+            if listening.watched {
+                sources.remove(&listening.bound.socket, Wake::Listener(key));
+            }
+        }
+    }
+
+    /// Gives up every port.
+    pub(crate) fn close_all(&mut self, sources: &Sources) {
+        for key in self.by_key.keys().copied().collect::<Vec<_>>() {
+            self.close(key, sources);
+        }
+    }
+
+    /// Connections come back from a worker that did not take them: they are next, in their old order.
+    pub(crate) fn take_back(&mut self, arrivals: Vec<Arrival>) {
+        for arrival in arrivals.into_iter().rev() {
+            if let Some(listening) = self.by_key.get_mut(&arrival.on) {
+                listening.homeless.push_front(arrival);
+                listening.starved = true;
+            }
+        }
+    }
+
+    /// Keys whose connections wait for a free worker.
+    pub(crate) fn starved(&self) -> Vec<ListenerKey> {
+        self.by_key.iter().filter(|(_, listening)| listening.starved).map(|(key, _)| *key).collect()
+    }
+
+    /// Watches a listener that is handed off, or stops watching it: between the two a worker that becomes free is
+    /// the only thing that matters.
+    pub(crate) fn watch(&mut self, key: ListenerKey, watch: bool, sources: &Sources) -> io::Result<()> {
+        let Some(listening) = self.by_key.get_mut(&key) else { return Ok(()) };
+        if listening.watched != watch {
+            match watch {
+                true => sources.add(&listening.bound.socket, Wake::Listener(key))?,
+                false => sources.remove(&listening.bound.socket, Wake::Listener(key)),
+            }
+            listening.watched = watch;
+        }
+        Ok(())
+    }
+
+    /// Nobody serves this listener for now: what waits there waits for the next worker.
+    pub(crate) fn starve(&mut self, key: ListenerKey) -> Drained {
+        if let Some(listening) = self.by_key.get_mut(&key) {
+            listening.starved = true;
+        }
+        Drained::Unserved
+    }
+
+    /// When a paused listener is to be tried again.
+    pub(crate) fn next_retry(&self) -> Option<Instant> {
+        self.by_key.values().filter_map(|listening| Some(listening.pause.as_ref()?.until)).min()
+    }
+
+    /// Listeners whose pause is over.
+    pub(crate) fn retries(&self, now: Instant) -> Vec<ListenerKey> {
+        let over = |listening: &Listening| listening.pause.as_ref().is_some_and(|pause| pause.until <= now);
+        self.by_key.iter().filter(|(_, listening)| over(listening)).map(|(key, _)| *key).collect()
+    }
+
+    /// Accepts while someone is free, and hands over. The hot path: plain calls, no allocation per connection.
+    pub(crate) fn drain(
+        &mut self,
+        key: ListenerKey,
+        core: &mut Primary,
+        members: &mut Members,
+        now: Time,
+    ) -> Drained {
+        let Some(listening) = self.by_key.get_mut(&key) else { return Drained::Empty };
+        let mut outcome = Drained::More;
+        for _ in 0..DRAIN {
+            if !core.anyone_free(key, now) {
+                outcome = Drained::Starved;
+                break;
+            }
+            let arrival = match listening.next(key) {
+                Ok(Some(arrival)) => arrival,
+                Ok(None) => {
+                    outcome = Drained::Empty;
+                    break;
+                }
+                Err(_) => {
+                    outcome = Drained::Paused;
+                    break;
+                }
+            };
+            match core.assign(key, arrival.peer, now) {
+                Assignment::To(worker) => {
+                    let handed = match members.get_mut(&worker) {
+                        Some(member) => member.hand(arrival),
+                        None => Err(arrival),
+                    };
+                    match handed {
+                        Ok(()) => {
+                            self.handed += 1;
+                            if !self.touched.contains(&worker) {
+                                self.touched.push(worker);
+                            }
+                        }
+                        // Its hand-off channel went while the core still counted on it: the connection stays ours.
+                        Err(arrival) => {
+                            core.returned(worker, 1);
+                            listening.homeless.push_front(arrival);
+                            outcome = Drained::Starved;
+                            break;
+                        }
+                    }
+                }
+                Assignment::Wait => {
+                    listening.homeless.push_front(arrival);
+                    outcome = Drained::Starved;
+                    break;
+                }
+            }
+        }
+        listening.starved = outcome == Drained::Starved;
+        for worker in std::mem::take(&mut self.touched) {
+            let Some(member) = members.get_mut(&worker) else { continue };
+            let left = member.flush_handoffs();
+            if !left.is_empty() {
+                core.returned(worker, left.len() as u64);
+                self.handed -= left.len() as u64;
+                self.take_back(left);
+                outcome = Drained::Starved;
+            }
+        }
+        outcome
+    }
+}
+
+impl Listening {
+    /// Whether the loop wakes for its connections.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    /// Whether this is what a worker means by an address: as it was asked for, or as it was bound.
+    fn is_at(&self, address: &Address, index: u32) -> bool {
+        let (asked, asked_index) = &self.asked;
+        (asked == address && (self.name.is_some() || *asked_index == index))
+            || matches!((address, &self.bound.address), (Address::Tcp(a), BoundAddress::Tcp(b)) if a == b)
+    }
+
+    /// `name (address)` of a permanent listener.
+    fn describe(&self) -> Option<String> {
+        Some(format!("{} ({})", self.name.as_deref()?, self.bound.address))
+    }
+
+    /// The next connection, `None` when none waits.
+    fn next(&mut self, key: ListenerKey) -> io::Result<Option<Arrival>> {
+        if let Some(arrival) = self.homeless.pop_front() {
+            return Ok(Some(arrival));
+        }
+        match accept(self.bound.socket.as_fd()) {
+            Ok(accepted) => {
+                self.pause = None;
+                Ok(accepted.map(|Accepted { socket, peer }| Arrival { on: key, peer, socket }))
+            }
+            Err(error) => {
+                let length = self.pause.as_ref().map_or(PAUSE.0, |pause| (pause.length * 2).min(PAUSE.1));
+                self.pause = Some(Pause { until: Instant::now() + length, length });
+                Err(error)
+            }
+        }
+    }
+}
+
+fn refusal(errno: Errno, message: String) -> ListenFailure {
+    ListenFailure { errno: errno.raw_os_error(), message }
+}

@@ -1,0 +1,124 @@
+//! What a worker process is: program, arguments, environment, output.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// Variables that would mislead a worker if they came from this process's own environment.
+const STALE: [&str; 12] = [
+    "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+    "NODE_UNIQUE_ID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "EVERYCORE_CHANNEL",
+    "EVERYCORE_NAME",
+    "EVERYCORE_WORKER",
+    "EVERYCORE_SLOT",
+    "EVERYCORE_GENERATION",
+];
+
+/// What is known of a worker before it is started.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WorkerSpec {
+    /// Its id.
+    pub id: u32,
+    /// The place it fills, from 0.
+    pub slot: u32,
+    /// How many reloads came before it.
+    pub generation: u32,
+    /// The inherited listeners, by name, with the descriptor number each has in the worker and its port (0 for a
+    /// Unix socket). Empty unless [`inherit_listeners`](crate::Cluster::inherit_listeners) is set.
+    pub listeners: Vec<(String, i32, u16)>,
+}
+
+/// How to start one worker.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct WorkerCommand {
+    /// The program, looked up in `PATH` unless it contains a `/`.
+    pub program: OsString,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Variables set on top of this process's environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Where its standard output goes; this process's unless set.
+    pub stdout: Option<OwnedFd>,
+    /// Where its standard error goes; this process's unless set.
+    pub stderr: Option<OwnedFd>,
+}
+
+impl WorkerCommand {
+    /// This program with these arguments, and everything else inherited.
+    pub fn new<A: Into<OsString>>(program: impl Into<OsString>, args: impl IntoIterator<Item = A>) -> Self {
+        Self {
+            program: program.into(),
+            args: args.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            stdout: None,
+            stderr: None,
+        }
+    }
+}
+
+/// Decides each worker's command as it is started.
+pub(crate) type CommandFn = Box<dyn FnMut(&WorkerSpec) -> io::Result<WorkerCommand> + Send>;
+
+/// The program side of a [`Cluster`](crate::Cluster).
+#[derive(Default)]
+pub(crate) struct Program {
+    pub(crate) exec: Option<OsString>,
+    pub(crate) args: Option<Vec<OsString>>,
+    pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) cwd: Option<PathBuf>,
+    pub(crate) command: Option<CommandFn>,
+    pub(crate) inherit_listeners: bool,
+}
+
+impl Program {
+    /// Fixes what "this program" means while the file is surely still there.
+    pub(crate) fn resolve(&mut self) -> io::Result<()> {
+        if self.command.is_none() && self.exec.is_none() {
+            self.exec = Some(std::env::current_exe()?.into());
+        }
+        Ok(())
+    }
+
+    /// What tools call the cluster unless told otherwise.
+    pub(crate) fn default_name(&self) -> String {
+        self.exec
+            .as_deref()
+            .map(std::path::Path::new)
+            .and_then(std::path::Path::file_stem)
+            .map_or_else(|| "app".into(), |stem| stem.to_string_lossy().into_owned())
+    }
+
+    pub(crate) fn command(&mut self, spec: &WorkerSpec) -> io::Result<WorkerCommand> {
+        let mut command = match &mut self.command {
+            Some(decide) => decide(spec)?,
+            None => WorkerCommand::new(
+                self.exec.clone().unwrap_or_default(),
+                self.args.clone().unwrap_or_else(|| std::env::args_os().skip(1).collect()),
+            ),
+        };
+        let mut env = self.env.clone();
+        env.append(&mut command.env);
+        command.env = env;
+        Ok(command)
+    }
+}
+
+/// This process's environment without what must not be inherited, with `set` on top; a later setting of a name wins.
+pub(crate) fn environment(set: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    let mut environment: Vec<(OsString, OsString)> =
+        std::env::vars_os().filter(|(name, _)| !STALE.iter().any(|stale| OsStr::new(stale) == name)).collect();
+    for (name, value) in set {
+        environment.retain(|(known, _)| *known != name);
+        environment.push((name, value));
+    }
+    environment
+}

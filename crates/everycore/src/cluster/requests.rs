@@ -1,0 +1,86 @@
+//! Questions to a worker that wait for their answers, each with a deadline.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use everycore_ipc::Message;
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+
+/// One worker's open questions.
+#[derive(Default)]
+pub(crate) struct Requests {
+    next: u64,
+    open: BTreeMap<u64, Waiting>,
+}
+
+struct Waiting {
+    reply: oneshot::Sender<Result<Message>>,
+    deadline: Instant,
+    timeout: Duration,
+}
+
+impl Requests {
+    /// Opens a question; the number names it on the channel.
+    pub(crate) fn open(&mut self, reply: oneshot::Sender<Result<Message>>, timeout: Duration, now: Instant) -> u64 {
+        self.next += 1;
+        self.open.insert(self.next, Waiting { reply, deadline: now + timeout, timeout });
+        self.next
+    }
+
+    /// Answers a question; an unknown number is an answer that came too late.
+    pub(crate) fn close(&mut self, id: u64, answer: Result<Message>) {
+        if let Some(waiting) = self.open.remove(&id) {
+            // Whoever asked may have stopped waiting.
+            let _ = waiting.reply.send(answer);
+        }
+    }
+
+    /// Fails what is overdue.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        let overdue: Vec<(u64, Duration)> = self
+            .open
+            .iter()
+            .filter(|(_, waiting)| waiting.deadline <= now)
+            .map(|(id, waiting)| (*id, waiting.timeout))
+            .collect();
+        for (id, after) in overdue {
+            self.close(id, Err(Error::TimedOut { after }));
+        }
+    }
+
+    /// When the next question is overdue.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.open.values().map(|waiting| waiting.deadline).min()
+    }
+
+    /// Fails all: the worker has gone.
+    pub(crate) fn disconnect(&mut self) {
+        for (_, waiting) in std::mem::take(&mut self.open) {
+            let _ = waiting.reply.send(Err(Error::Disconnected));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_reaches_its_question_and_lateness_is_an_error() {
+        let mut requests = Requests::default();
+        let now = Instant::now();
+        let (first, mut first_answer) = oneshot::channel();
+        let (second, mut second_answer) = oneshot::channel();
+        let one = requests.open(first, Duration::from_secs(1), now);
+        requests.open(second, Duration::from_secs(9), now);
+        assert_eq!(requests.next_deadline(), Some(now + Duration::from_secs(1)));
+        requests.expire(now + Duration::from_secs(2));
+        assert!(matches!(first_answer.try_recv().unwrap(), Err(Error::TimedOut { .. })));
+        requests.close(one, Ok(Message::raw("late")));
+        requests.disconnect();
+        assert!(matches!(second_answer.try_recv().unwrap(), Err(Error::Disconnected)));
+        assert_eq!(requests.next_deadline(), None);
+    }
+}

@@ -1,0 +1,190 @@
+//! Binds what the cluster listens on, and explains why when it cannot.
+//!
+//! Sockets made here are non-blocking and close-on-exec. They belong to the primary: a worker gets a duplicate or
+//! single connections, so the port stays open whatever becomes of the workers.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::address::{Address, BoundAddress};
+use crate::error::Error;
+
+/// Connections the kernel queues where nobody says otherwise; Node's default. The kernel caps it at
+/// `net.core.somaxconn`.
+pub(crate) const BACKLOG: u32 = 511;
+
+/// A listening socket, and where it is bound.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) socket: OwnedFd,
+    pub(crate) address: BoundAddress,
+    /// The file to remove when the socket is given up.
+    pub(crate) file: Option<SocketFile>,
+}
+
+/// A Unix socket's path; removed on drop.
+#[derive(Debug)]
+pub(crate) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Gone already is as good as removed, and nobody is left to tell about anything else.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Binds and listens.
+pub(crate) fn listen(address: &Address, backlog: Option<u32>) -> Result<Bound, Error> {
+    let backlog = i32::try_from(backlog.unwrap_or(BACKLOG)).unwrap_or(i32::MAX);
+    let bound = match address {
+        Address::Tcp(at) => listen_tcp(*at, Stack::Single, backlog),
+        Address::Any { port } => listen_any(*port, backlog),
+        Address::Unix(path) => listen_unix(path, backlog),
+    };
+    bound.map_err(|error| explain(address, error))
+}
+
+#[derive(Clone, Copy)]
+enum Stack {
+    Single,
+    Dual,
+}
+
+fn listen_any(port: u16, backlog: i32) -> io::Result<Bound> {
+    match listen_tcp((Ipv6Addr::UNSPECIFIED, port).into(), Stack::Dual, backlog) {
+        // A kernel without IPv6, or with it switched off.
+        Err(error) if matches!(error.raw_os_error(), Some(libc_errno::EAFNOSUPPORT | libc_errno::EADDRNOTAVAIL)) => {
+            listen_tcp((Ipv4Addr::UNSPECIFIED, port).into(), Stack::Single, backlog)
+        }
+        other => other,
+    }
+}
+
+fn listen_tcp(at: SocketAddr, stack: Stack, backlog: i32) -> io::Result<Bound> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    // A port whose last connections linger in TIME_WAIT is free to be listened on.
+    socket.set_reuse_address(true)?;
+    if at.is_ipv6() {
+        socket.set_only_v6(matches!(stack, Stack::Single))?;
+    }
+    socket.bind(&at.into())?;
+    socket.listen(backlog)?;
+    let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Bound { socket: socket.into(), address: BoundAddress::Tcp(address), file: None })
+}
+
+fn listen_unix(path: &Path, backlog: i32) -> io::Result<Bound> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    if let Err(error) = socket.bind(&address) {
+        if error.kind() != io::ErrorKind::AddrInUse || !is_stale(path) {
+            return Err(error);
+        }
+        std::fs::remove_file(path)?;
+        socket.bind(&address)?;
+    }
+    socket.listen(backlog)?;
+    Ok(Bound {
+        socket: socket.into(),
+        address: BoundAddress::Unix(path.to_owned()),
+        file: Some(SocketFile(path.to_owned())),
+    })
+}
+
+/// A socket file nobody listens on any more: its owner was killed before it could remove it.
+fn is_stale(path: &Path) -> bool {
+    matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+fn explain(address: &Address, source: io::Error) -> Error {
+    let message = match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            let owner = owner(address).map(|owner| format!(" (by {owner})")).unwrap_or_default();
+            format!("bind {address}: address already in use{owner}; choose another or stop its owner")
+        }
+        io::ErrorKind::PermissionDenied => match address {
+            Address::Unix(path) => {
+                format!("bind {address}: not permitted; the directory of {} must be writable", path.display())
+            }
+            _ => format!(
+                "bind {address}: not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+            ),
+        },
+        io::ErrorKind::AddrNotAvailable => {
+            format!("bind {address}: this machine has no such address")
+        }
+        _ => format!("bind {address}: {source}"),
+    };
+    Error::Bind { address: address.clone(), source, message }
+}
+
+fn owner(address: &Address) -> Option<String> {
+    let at = match address {
+        Address::Tcp(at) => *at,
+        Address::Any { port } => (Ipv6Addr::UNSPECIFIED, *port).into(),
+        Address::Unix(_) => return None,
+    };
+    everycore_sys::port_owner::port_owner(at).map(|owner| owner.to_string())
+}
+
+/// The two error numbers `std` has no kind for.
+mod libc_errno {
+    pub(super) const EAFNOSUPPORT: i32 = 97;
+    pub(super) const EADDRNOTAVAIL: i32 = 99;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any_port() -> Address {
+        Address::Tcp("127.0.0.1:0".parse().unwrap())
+    }
+
+    #[test]
+    fn port_zero_gives_a_real_port() {
+        let bound = listen(&any_port(), None).unwrap();
+        assert_ne!(bound.address.tcp().unwrap().port(), 0);
+    }
+
+    #[test]
+    fn a_taken_port_names_its_owner() {
+        let first = listen(&any_port(), None).unwrap();
+        let taken = Address::Tcp(first.address.tcp().unwrap());
+        let error = listen(&taken, None).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("already in use"), "{text}");
+        assert!(text.contains(&format!("pid {}", std::process::id())), "{text}");
+    }
+
+    #[test]
+    fn any_accepts_both_families() {
+        let bound = listen(&Address::Any { port: 0 }, None).unwrap();
+        let port = bound.address.tcp().unwrap().port();
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    }
+
+    #[test]
+    fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
+        let dir = std::env::temp_dir().join(format!("everycore-socket-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("app.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let bound = listen(&Address::Unix(path.clone()), None).unwrap();
+        assert!(listen(&Address::Unix(path.clone()), None).unwrap_err().to_string().contains("already in use"));
+        drop(bound);
+        assert!(!path.exists());
+        std::fs::remove_dir(&dir).unwrap();
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_explained() {
+        let error = listen(&Address::Tcp("192.0.2.1:1".parse().unwrap()), None).unwrap_err();
+        assert!(error.to_string().contains("no such address"), "{error}");
+    }
+}
