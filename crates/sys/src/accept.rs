@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::event::{Timespec, epoll};
@@ -160,6 +160,13 @@ impl FairAccept {
     fn join(&self) -> io::Result<()> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
         Ok(epoll::add(&self.epoll, &self.listener, epoll::EventData::new_u64(0), flags)?)
+    }
+}
+
+impl AsRawFd for FairAccept {
+    /// For event loops that want the number, such as tokio's.
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
     }
 }
 

@@ -4,7 +4,7 @@
 //! says when a ring is wanted.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::event::EventfdFlags;
 use rustix::io::Errno;
@@ -58,6 +58,13 @@ impl From<OwnedFd> for EventFd {
 impl From<EventFd> for OwnedFd {
     fn from(bell: EventFd) -> Self {
         bell.0
+    }
+}
+
+impl AsRawFd for EventFd {
+    /// For event loops that want the number, such as tokio's.
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -160,6 +160,13 @@ impl PidFd {
         }
         // As long as nobody has waited for the leader its pid, and with it the group's number, cannot be reused.
         kill_group(self.pid, signal)
+    }
+}
+
+impl AsRawFd for PidFd {
+    /// For event loops that want the number, such as tokio's.
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

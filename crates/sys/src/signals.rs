@@ -4,7 +4,7 @@
 //! watches. For programs that own their process; a library inside someone else's must not subscribe.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use rustix::io::Errno;
@@ -79,6 +79,13 @@ impl SignalPipe {
                 Err(error)
             }
         }
+    }
+}
+
+impl AsRawFd for SignalPipe {
+    /// For event loops that want the number, such as tokio's.
+    fn as_raw_fd(&self) -> RawFd {
+        self.read.as_raw_fd()
     }
 }
 
