@@ -44,7 +44,7 @@ impl Rate {
         }
         let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         let measured = self.in_window.saturating_mul(1_000_000) / micros.max(1);
-        if elapsed >= STALE { measured } else { (self.per_second + measured) / 2 }
+        if elapsed >= STALE { measured } else { (self.per_second + measured).div_ceil(2) }
     }
 }
 

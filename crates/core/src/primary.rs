@@ -298,3 +298,6 @@ impl Primary {
         self.workers.iter().any(|worker| worker.slot == Slot::new(slot as u32) && worker.holds_slot())
     }
 }
+
+#[cfg(test)]
+mod tests;

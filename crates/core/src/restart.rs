@@ -51,7 +51,7 @@ impl History {
         self.failures.push_back(now);
         if self.failures() >= settings.limit {
             // What lies further back than the limit can never matter again.
-            self.failures.truncate(settings.limit as usize);
+            self.failures.drain(..self.failures.len() - settings.limit as usize);
             return Restart::GiveUp;
         }
         match run {

@@ -237,16 +237,16 @@ impl Worker {
     }
 
     fn drain(&mut self, why: Option<ExitReason>, grace: Grace, effects: &mut Vec<Effect>) {
+        self.leaves_rotation(effects);
         self.state = State::Disconnecting(Leave { until: grace.drain_until, why, asked: why.is_some() });
-        self.withdraw(effects);
     }
 
     /// The second rung: `TERM`.
     pub(crate) fn terminate(&mut self, why: ExitReason, grace: Grace, effects: &mut Vec<Effect>) {
         match self.state {
             State::Starting { .. } | State::Online { .. } | State::Listening | State::Disconnecting(_) => {
+                self.leaves_rotation(effects);
                 self.state = State::Terminating(self.leave_until(grace.term_until, why));
-                self.withdraw(effects);
                 effects.push(Effect::Signal { worker: self.id, signal: SIGTERM });
             }
             State::Terminating(_) | State::Killed(_) => {}
@@ -255,8 +255,8 @@ impl Worker {
 
     /// The last rung: `KILL`, from wherever it is.
     pub(crate) fn kill(&mut self, why: ExitReason, grace: Grace, effects: &mut Vec<Effect>) {
+        self.leaves_rotation(effects);
         self.state = State::Killed(self.leave_until(grace.term_until, why));
-        self.withdraw(effects);
         effects.push(Effect::Signal { worker: self.id, signal: SIGKILL });
     }
 
@@ -305,6 +305,13 @@ impl Worker {
         if self.channel == Channel::Open {
             self.channel = Channel::Ended;
             effects.push(Effect::Notify(Notice::Disconnect { worker: self.id }));
+        }
+    }
+
+    /// To be called before the state says that it leaves: what it has not taken is asked back once.
+    fn leaves_rotation(&self, effects: &mut Vec<Effect>) {
+        if !self.is_leaving() {
+            self.withdraw(effects);
         }
     }
 

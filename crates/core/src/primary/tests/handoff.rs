@@ -1,0 +1,232 @@
+//! Who gets a connection, and what becomes of those that are not taken.
+
+use super::*;
+
+fn rr(workers: u32) -> Settings {
+    Settings { policy: crate::Policy::RoundRobin, ..settings(workers) }
+}
+
+/// Lets one connection arrive every 25 µs for a while, so that the credit rises to what such a rate deserves.
+fn hurry(cluster: &mut Cluster) {
+    for n in 1..10_000 {
+        cluster.now = cluster.now + Duration::from_micros(25);
+        let worker = cluster.assign(1)[0];
+        assert_ne!(worker, 0, "connection {n}");
+        let handed = cluster.primary.snapshot().workers[worker as usize - 1].handed;
+        cluster.observe(worker, handed, handed, handed);
+    }
+}
+
+#[test]
+fn idle_workers_take_turns() {
+    let mut cluster = Cluster::serving(rr(3));
+    assert_eq!(cluster.assign(4), [1, 2, 3, 0]);
+    cluster.observe(2, 1, 1, 0);
+    assert_eq!(cluster.assign(1), [2]);
+}
+
+#[test]
+fn least_prefers_the_fewest_live_connections() {
+    let mut cluster = Cluster::serving(settings(2));
+    assert_eq!(cluster.assign(2), [1, 2]);
+    cluster.observe(1, 1, 1, 0); // keeps its connection open
+    cluster.observe(2, 1, 1, 1);
+    for closed in 2..10 {
+        assert_eq!(cluster.assign(1), [2]);
+        cluster.observe(2, closed, closed, closed);
+    }
+}
+
+#[test]
+fn equals_share_evenly() {
+    let mut cluster = Cluster::serving(settings(2));
+    let mut given = [0; 3];
+    for _ in 0..1_000 {
+        let worker = cluster.assign(1)[0];
+        given[worker as usize] += 1;
+        cluster.observe(worker, given[worker as usize], given[worker as usize], given[worker as usize]);
+    }
+    assert_eq!(given, [0, 500, 500]);
+}
+
+#[test]
+fn credit_returns_with_the_first_turn_not_with_the_taking() {
+    let mut cluster = Cluster::serving(settings(1));
+    assert_eq!(cluster.assign(2), [1, 0]);
+    cluster.observe(1, 1, 0, 0);
+    assert_eq!(cluster.assign(1), [0]);
+    cluster.observe(1, 1, 1, 0);
+    assert_eq!(cluster.assign(1), [1]);
+}
+
+#[test]
+fn the_credit_follows_the_rate() {
+    let mut cluster = Cluster::serving(settings(2));
+    assert_eq!(cluster.primary.gather(cluster.now), None);
+    hurry(&mut cluster);
+    assert_eq!(cluster.primary.snapshot().credit, 8); // 40,000/s in 400 µs, by two
+    assert_eq!(cluster.primary.gather(cluster.now), Some(Duration::from_micros(100)));
+    let given = cluster.assign(20);
+    assert_eq!(given.iter().filter(|&&worker| worker != 0).count(), 16);
+    cluster.passes(1_000);
+    assert_eq!(cluster.primary.gather(cluster.now), None);
+}
+
+#[test]
+fn a_stuck_worker_gets_nothing_more() {
+    let mut cluster = Cluster::serving(settings(2));
+    hurry(&mut cluster);
+    let first = cluster.assign(1)[0];
+    let other = 3 - first;
+    cluster.now = cluster.now + Duration::from_micros(300);
+    assert_eq!(cluster.assign(3), [other; 3]);
+}
+
+#[test]
+fn a_worker_in_one_turn_for_too_long_gets_nothing_even_without_load() {
+    let mut cluster = Cluster::serving(settings(1));
+    let busy = Counters { turn: 1, awake: true, ..Counters::default() };
+    cluster.primary.observe(id(1), busy, cluster.now);
+    assert!(cluster.primary.anyone_free(HTTP, cluster.now));
+    cluster.now = cluster.now + Duration::from_micros(300);
+    cluster.primary.observe(id(1), busy, cluster.now);
+    assert!(!cluster.primary.anyone_free(HTTP, cluster.now));
+    cluster.primary.observe(id(1), Counters { turn: 2, ..busy }, cluster.now);
+    assert!(cluster.primary.anyone_free(HTTP, cluster.now));
+}
+
+#[test]
+fn what_a_stuck_worker_holds_may_go_to_one_that_is_free() {
+    let mut cluster = Cluster::serving(settings(2));
+    assert_eq!(cluster.assign(1), [1]);
+    cluster.now = cluster.now + Duration::from_micros(999);
+    assert_eq!(cluster.primary.withdrawable(cluster.now).count(), 0);
+    cluster.now = cluster.now + Duration::from_micros(1);
+    assert_eq!(cluster.primary.withdrawable(cluster.now).collect::<Vec<_>>(), [id(1)]);
+    cluster.primary.returned(id(1), 1);
+    assert_eq!(cluster.primary.withdrawable(cluster.now).count(), 0);
+    assert_eq!(cluster.primary.assign_except(HTTP, None, id(1), cluster.now), Assignment::To(id(2)));
+}
+
+#[test]
+fn nothing_is_withdrawn_when_nobody_else_is_free() {
+    let mut cluster = Cluster::serving(settings(2));
+    cluster.assign(2);
+    cluster.now = cluster.now + Duration::from_millis(2);
+    assert_eq!(cluster.primary.withdrawable(cluster.now).count(), 0);
+    cluster.observe(2, 1, 1, 1);
+    assert_eq!(cluster.primary.withdrawable(cluster.now).collect::<Vec<_>>(), [id(1)]);
+}
+
+#[test]
+fn a_connection_untaken_for_a_second_takes_its_worker_out_of_rotation() {
+    let mut cluster = Cluster::serving(settings(2));
+    assert_eq!(cluster.assign(1), [1]);
+    cluster.passes(999);
+    assert!(cluster.lines.is_empty());
+    cluster.passes(1);
+    assert_eq!(cluster.lines, ["- hung 1", "withdraw 1"]);
+    cluster.primary.returned(id(1), 1);
+    assert_eq!(cluster.assign(1), [2]);
+    cluster.observe(2, 1, 1, 1);
+    assert_eq!(cluster.assign(1), [2]);
+}
+
+#[test]
+fn a_hung_worker_that_moves_is_back() {
+    let mut cluster = Cluster::serving(settings(1));
+    cluster.assign(1);
+    cluster.passes(1_000);
+    assert_eq!(cluster.news(), ["- hung 1"]);
+    assert_eq!(cluster.assign(1), [0]);
+    cluster.observe(1, 1, 1, 0);
+    assert_eq!(cluster.news(), ["- recovered 1"]);
+    assert_eq!(cluster.assign(1), [1]);
+}
+
+#[test]
+fn a_hung_worker_with_nothing_to_show_is_tried_with_one_connection_a_second() {
+    let mut cluster = Cluster::serving(settings(1));
+    cluster.assign(1);
+    cluster.passes(1_000);
+    cluster.primary.returned(id(1), 1);
+    assert_eq!(cluster.assign(1), [0]);
+    assert!(cluster.primary.next_deadline().is_some());
+    cluster.passes(1_000);
+    assert_eq!(cluster.assign(2), [1, 0]);
+    cluster.primary.returned(id(1), 1);
+    assert_eq!(cluster.assign(1), [0]);
+    cluster.passes(1_000);
+    assert_eq!(cluster.assign(1), [1]);
+    cluster.observe(1, 1, 0, 0);
+    assert_eq!(cluster.news(), ["- hung 1", "- recovered 1"]);
+}
+
+#[test]
+fn a_worker_is_asked_for_only_on_listeners_it_serves() {
+    let mut cluster = Cluster::serving(settings(2));
+    let admin = ListenerKey::new(1);
+    assert_eq!(cluster.primary.assign(admin, None, cluster.now), Assignment::Wait);
+    cluster.happens(Event::Listening { worker: id(2), listener: admin });
+    assert_eq!(cluster.primary.assign(admin, None, cluster.now), Assignment::To(id(2)));
+    cluster.happens(Event::StoppedListening { worker: id(2), listener: admin });
+    assert_eq!(cluster.orders(), ["withdraw 2"]);
+    assert!(!cluster.primary.anyone_free(admin, cluster.now));
+}
+
+#[test]
+fn the_connections_of_a_dead_worker_are_read_back_and_counted() {
+    let mut cluster = Cluster::serving(settings(1));
+    hurry(&mut cluster);
+    let before = cluster.primary.snapshot().connections;
+    cluster.assign(3);
+    cluster.observe(1, before.taken + 1, before.taken, before.taken);
+    cluster.forget();
+    cluster.exits(1, KILLED);
+    assert_eq!(cluster.orders()[..2], ["withdraw 1", "forget 1"]);
+    assert_eq!(cluster.primary.snapshot().connections.lost, 2);
+    cluster.primary.returned(id(1), 2);
+    let after = cluster.primary.snapshot().connections;
+    assert_eq!((after.lost, after.returned, after.taken), (0, 2, before.taken + 1));
+    assert_eq!(after.sent, after.taken + after.returned);
+}
+
+#[test]
+fn a_starved_primary_knows_when_to_wake() {
+    let mut cluster = Cluster::serving(settings(1));
+    assert_eq!(cluster.assign(2), [1, 0]);
+    assert_eq!(cluster.primary.wake_at(id(1)), 1);
+    hurry_after_ready(&mut cluster);
+    let credit = cluster.primary.snapshot().credit;
+    let handed = cluster.primary.snapshot().workers[0].handed;
+    let given = cluster.assign(40).iter().filter(|&&worker| worker == 1).count() as u64;
+    assert_eq!(given, credit);
+    assert_eq!(cluster.primary.wake_at(id(1)), handed + 1);
+    assert_eq!(cluster.primary.wake_at(id(9)), u64::MAX);
+}
+
+fn hurry_after_ready(cluster: &mut Cluster) {
+    cluster.observe(1, 1, 1, 1);
+    hurry(cluster);
+}
+
+#[test]
+fn under_shared_the_primary_assigns_nothing() {
+    let mut cluster = Cluster::serving(Settings { policy: crate::Policy::Shared, ..settings(1) });
+    assert!(!cluster.primary.anyone_free(HTTP, cluster.now));
+    assert_eq!(cluster.assign(1), [0]);
+}
+
+#[test]
+fn a_policy_of_ones_own_may_choose_among_the_free_and_nobody_else() {
+    #[derive(Debug)]
+    struct Always(WorkerId);
+    impl SchedulingPolicy for Always {
+        fn pick(&mut self, _: &crate::Candidates<'_>) -> Option<WorkerId> {
+            Some(self.0)
+        }
+    }
+    let mut cluster = Cluster::serving(settings(2));
+    cluster.primary = cluster.primary.with_scheduling(Box::new(Always(id(2))));
+    assert_eq!(cluster.assign(2), [2, 0]);
+}
