@@ -7,8 +7,10 @@ mod error;
 mod inbox;
 mod outbox;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::io::FdFlags;
 use rustix::net::{Shutdown, sockopt};
@@ -60,11 +62,14 @@ pub struct Faults {
 /// ```
 #[derive(Debug)]
 pub struct Connection {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     codec: Codec,
     limits: Limits,
     inbox: Inbox,
     outbox: Outbox,
+    /// Messages that were read while something else was waited for.
+    parked: VecDeque<Incoming>,
+    parked_bytes: usize,
     /// Messages in the outbox, counted down to 0 when it is empty.
     queued: usize,
     /// The kernel's buffer for what the peer has not read, as last asked for.
@@ -86,11 +91,13 @@ impl Connection {
         let send_buffer = sockopt::socket_send_buffer_size(&socket)?;
         let limits = Limits { frame: limits.frame.min(u32::MAX as usize), ..limits };
         Ok(Self {
-            socket,
+            socket: Arc::new(socket),
             codec,
             limits,
             inbox: Inbox::default(),
             outbox: Outbox::default(),
+            parked: VecDeque::new(),
+            parked_bytes: 0,
             queued: 0,
             send_buffer,
             throttled: false,
@@ -124,10 +131,12 @@ impl Connection {
     }
 
     fn is_full(&self, bytes: usize, handles: usize) -> bool {
-        let waiting = self.outbox.bytes();
-        self.queued >= self.limits.queue_messages
-            || (waiting > 0 && waiting + bytes > self.limits.queue_bytes)
-            || (handles > 0 && self.outbox.handles() + handles > self.limits.queue_handles)
+        // One message may always wait, whatever its size.
+        let (waiting, held) = (self.outbox.bytes(), self.outbox.handles());
+        waiting > 0
+            && (self.queued >= self.limits.queue_messages
+                || waiting + bytes > self.limits.queue_bytes
+                || (handles > 0 && held + handles > self.limits.queue_handles))
     }
 
     fn queue_native(&mut self, outgoing: Outgoing) -> Result<(), SendError> {
@@ -211,8 +220,8 @@ impl Connection {
     /// The peer broke the protocol or ended in the middle of a message; the channel is at an end.
     pub fn receive(&mut self) -> Result<Received, ChannelError> {
         loop {
-            if let Some(span) = self.inbox.next(self.codec, &self.limits)? {
-                return Ok(Received::Message(self.take_native(&span)?));
+            if let Some(incoming) = self.receive_buffered()? {
+                return Ok(Received::Message(incoming));
             }
             match self.inbox.fill(self.socket.as_fd())? {
                 Fill::Bytes => {}
@@ -220,6 +229,64 @@ impl Connection {
                 Fill::End => return self.end(),
             }
         }
+    }
+
+    /// The next message if it was read already; never touches the socket.
+    ///
+    /// An event loop that stops receiving before [`Received::Blocked`], to be fair to others, must come back for these:
+    /// the socket does not become readable for them.
+    ///
+    /// # Errors
+    /// As [`Connection::receive`].
+    pub fn receive_buffered(&mut self) -> Result<Option<Incoming>, ChannelError> {
+        if let Some(incoming) = self.parked.pop_front() {
+            self.parked_bytes -= incoming.message().bytes().len();
+            return Ok(Some(incoming));
+        }
+        self.cut()
+    }
+
+    fn cut(&mut self) -> Result<Option<Incoming>, ChannelError> {
+        match self.inbox.next(self.codec, &self.limits)? {
+            Some(span) => Ok(Some(self.take_native(&span)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads what is there and keeps it for [`Connection::receive`]: for a sender that waits for the peer, which may
+    /// itself be waiting for us to read. Stops at the limits of the queue; true when something was read.
+    pub(crate) fn park(&mut self) -> Result<bool, ChannelError> {
+        let mut progress = false;
+        while self.can_park() {
+            if let Some(incoming) = self.cut()? {
+                self.parked_bytes += incoming.message().bytes().len();
+                self.parked.push_back(incoming);
+                continue;
+            }
+            match self.inbox.fill(self.socket.as_fd())? {
+                Fill::Bytes => progress = true,
+                // The end is for the receiver to see.
+                Fill::Empty | Fill::End => break,
+            }
+        }
+        Ok(progress)
+    }
+
+    /// Whether there is room to read ahead, and somebody who may still send.
+    pub(crate) fn can_park(&self) -> bool {
+        !self.inbox.ended()
+            && self.parked.len() < self.limits.queue_messages
+            && self.parked_bytes <= self.limits.queue_bytes
+    }
+
+    /// Whether the last read emptied the socket, so that waiting for it to become readable cannot miss anything. Says so
+    /// once: afterwards the socket is read again.
+    pub(crate) fn take_drained(&mut self) -> bool {
+        self.inbox.take_drained()
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<OwnedFd> {
+        &self.socket
     }
 
     fn end(&mut self) -> Result<Received, ChannelError> {

@@ -1,16 +1,20 @@
 //! Parents, children, messages and handles, between Rust programs and with Node.js on either end.
 //!
 //! A channel is a Unix stream socket between two processes. A [`Message`] is any value serde can write, or raw bytes,
-//! with [`Handle`]s beside it. [`Connection`] is one end of a channel for an event loop.
+//! with [`Handle`]s beside it. [`Channel`] sends and receives them under tokio, [`blocking::Channel`] without a runtime,
+//! and [`Connection`] serves an event loop of your own.
 
 #![forbid(unsafe_code)]
 
+pub mod blocking;
+mod channel;
 mod connection;
 mod handle;
 mod limits;
 mod message;
 mod wire;
 
+pub use channel::Channel;
 pub use connection::{ChannelError, Connection, Faults, Flush, Received, SendError};
 pub use handle::{Handle, HandleError, HandleKind};
 pub use limits::Limits;

@@ -207,6 +207,14 @@ impl Incoming {
     }
 
     /// The message, whatever it is for.
+    pub fn message(&self) -> &Message {
+        match self {
+            Self::User(message) | Self::Internal(message) => message,
+            Self::Request { message, .. } | Self::Reply { message, .. } => message,
+        }
+    }
+
+    /// The message alone, whatever it is for.
     pub fn into_message(self) -> Message {
         match self {
             Self::User(message) | Self::Internal(message) => message,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::message::Outgoing;
+use crate::message::{MessageError, Outgoing};
 use crate::wire::{Codec, WireError};
 
 /// The channel is at an end; the process is not. Close the connection and treat the peer as gone.
@@ -21,6 +21,10 @@ pub enum ChannelError {
     },
     /// The peer sent what is not a message of this codec.
     Wire(WireError),
+    /// The deadline has passed. The channel is as it was.
+    TimedOut,
+    /// The future was not polled inside a tokio runtime with I/O enabled.
+    NoRuntime,
 }
 
 impl fmt::Display for ChannelError {
@@ -32,6 +36,10 @@ impl fmt::Display for ChannelError {
                 write!(f, "the peer ended in the middle of a message, after {bytes} bytes of it")
             }
             Self::Wire(_) => f.write_str("the peer sent something that is not a message"),
+            Self::TimedOut => f.write_str("the peer did not act before the deadline"),
+            Self::NoRuntime => {
+                f.write_str("a channel waits with tokio; await it inside a runtime with I/O enabled")
+            }
         }
     }
 }
@@ -41,7 +49,7 @@ impl std::error::Error for ChannelError {
         match self {
             Self::Io(error) => Some(error),
             Self::Wire(error) => Some(error),
-            Self::PeerGone | Self::PartialFrame { .. } => None,
+            Self::PeerGone | Self::PartialFrame { .. } | Self::TimedOut | Self::NoRuntime => None,
         }
     }
 }
@@ -61,7 +69,7 @@ impl From<io::Error> for ChannelError {
     }
 }
 
-/// Why a message was not queued. Each variant gives it back, handles and all.
+/// Why a message was not sent. Where it was not queued, it comes back, handles and all.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SendError {
@@ -90,16 +98,21 @@ pub enum SendError {
         /// The message.
         outgoing: Box<Outgoing>,
     },
+    /// The value cannot be written as a message.
+    Unwritable(MessageError),
+    /// The channel failed with the message on its way; whether the peer got it is not known.
+    Failed(ChannelError),
 }
 
 impl SendError {
-    /// The message that was not queued.
-    pub fn into_outgoing(self) -> Outgoing {
+    /// The message that was not queued, if there is one.
+    pub fn into_outgoing(self) -> Option<Outgoing> {
         match self {
-            Self::Full(outgoing) | Self::Closed(outgoing) => *outgoing,
+            Self::Full(outgoing) | Self::Closed(outgoing) => Some(*outgoing),
             Self::TooLarge { outgoing, .. }
             | Self::TooManyHandles { outgoing, .. }
-            | Self::NotInCodec { outgoing, .. } => *outgoing,
+            | Self::NotInCodec { outgoing, .. } => Some(*outgoing),
+            Self::Unwritable(_) | Self::Failed(_) => None,
         }
     }
 }
@@ -120,8 +133,30 @@ impl fmt::Display for SendError {
             Self::NotInCodec { codec, .. } => {
                 write!(f, "a message of this kind cannot be sent in the codec {codec}")
             }
+            Self::Unwritable(_) => f.write_str("the value cannot be sent"),
+            Self::Failed(_) => f.write_str("the message may not have reached the peer"),
         }
     }
 }
 
-impl std::error::Error for SendError {}
+impl std::error::Error for SendError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unwritable(error) => Some(error),
+            Self::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<MessageError> for SendError {
+    fn from(error: MessageError) -> Self {
+        Self::Unwritable(error)
+    }
+}
+
+impl From<ChannelError> for SendError {
+    fn from(error: ChannelError) -> Self {
+        Self::Failed(error)
+    }
+}

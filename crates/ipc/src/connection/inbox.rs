@@ -135,7 +135,8 @@ impl Inbox {
 
     /// Closes descriptors that came with frames which did not ask for any, up to this position in the stream.
     pub(crate) fn close_surplus(&mut self, position: u64) {
-        while let Some(batch) = self.batches.pop_front_if(|batch| batch.end <= position) {
+        while self.batches.front().is_some_and(|batch| batch.end <= position) {
+            let batch = self.batches.pop_front().expect("the front was just seen");
             self.surplus += batch.fds.len() as u64;
         }
     }
@@ -158,6 +159,11 @@ impl Inbox {
     /// Whether the peer has ended its side.
     pub(crate) fn ended(&self) -> bool {
         self.ended
+    }
+
+    /// Whether the last read emptied the socket; the next one will look all the same.
+    pub(crate) fn take_drained(&mut self) -> bool {
+        std::mem::take(&mut self.emptied)
     }
 
     /// Bytes of an incomplete frame.

@@ -172,12 +172,17 @@ impl Outbox {
             }
             count -= left;
             self.written = 0;
-            if let Some(Piece { data: Data::Own(mut bytes), .. }) = self.pieces.pop_front() {
-                if bytes.capacity() > self.spare.capacity() && bytes.capacity() <= 2 * GATHER {
-                    bytes.clear();
-                    self.spare = bytes;
-                }
+            if let Some(Piece { data: Data::Own(bytes), .. }) = self.pieces.pop_front() {
+                self.recycle(bytes);
             }
+        }
+    }
+
+    /// Keeps the memory of a written piece for the next one.
+    fn recycle(&mut self, mut bytes: Vec<u8>) {
+        if bytes.capacity() > self.spare.capacity() && bytes.capacity() <= 2 * GATHER {
+            bytes.clear();
+            self.spare = bytes;
         }
     }
 }

@@ -1,0 +1,342 @@
+//! A channel for tokio: sending and receiving wait, and both ends may be used at once.
+//!
+//! Writes are gathered within one turn of the runtime: the first message of a turn goes out at once, what follows in
+//! the same turn goes out together at its end, by a task of the channel's own (`flusher`). Neighbours:
+//! [`crate::Connection`] does the work, [`crate::blocking`] is the same face without a runtime.
+
+mod flusher;
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Poll;
+
+use rustix::net::Shutdown;
+use serde::Serialize;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::sync::Notify;
+
+use crate::connection::{ChannelError, Connection, Flush, Received, SendError};
+use crate::handle::Handle;
+use crate::message::{Incoming, Message, Outgoing};
+
+/// Bytes queued within one turn from which on they are written without waiting for its end.
+const EARLY: usize = 64 * 1024;
+
+/// A two-way stream of messages to another process, for tokio.
+///
+/// Clones are the same channel; when the last is dropped what was sent is written as far as the peer's buffer takes it
+/// and the channel is closed. It can be made outside a runtime and binds to the one it is first awaited in.
+///
+/// ```
+/// use everycore_ipc::{Channel, Codec, Connection, Limits};
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// # runtime.block_on(async {
+/// let (here, there) = everycore_sys::socket_pair::stream_pair()?;
+/// let here = Channel::new(Connection::new(here, Codec::Native, Limits::default())?);
+/// let there = Channel::new(Connection::new(there, Codec::Native, Limits::default())?);
+/// here.send("hi there").await?;
+/// assert_eq!(there.recv().await?.unwrap().parse::<String>()?, "hi there");
+/// here.disconnect().await?;
+/// assert!(there.recv().await?.is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Channel {
+    owner: Arc<Owner>,
+}
+
+/// What the clones of a channel share. The channel's own task shares `Inner` only, so it does not keep it open.
+#[derive(Debug)]
+struct Owner {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    socket: Arc<OwnedFd>,
+    ready: OnceLock<AsyncFd<Arc<OwnedFd>>>,
+    state: Mutex<State>,
+    /// The queue got shorter, or the channel ended.
+    room: Notify,
+    /// The flusher read messages for a receiver.
+    parked: Notify,
+    /// There is something for the flusher to do.
+    work: Notify,
+    flusher_runs: AtomicBool,
+}
+
+struct State {
+    connection: Connection,
+    /// A message was written in this turn of the runtime; what follows waits for the end of the turn.
+    turn: bool,
+    /// No clone of the channel is left.
+    dropped: bool,
+}
+
+impl Channel {
+    /// Waits on behalf of this connection from now on.
+    pub fn new(connection: Connection) -> Self {
+        let inner = Inner {
+            socket: Arc::clone(connection.socket()),
+            ready: OnceLock::new(),
+            state: Mutex::new(State { connection, turn: false, dropped: false }),
+            room: Notify::new(),
+            parked: Notify::new(),
+            work: Notify::new(),
+            flusher_runs: AtomicBool::new(false),
+        };
+        Self { owner: Arc::new(Owner { inner: Arc::new(inner) }) }
+    }
+
+    /// Sends a value as JSON. Waits only while the queue to the peer is full.
+    ///
+    /// When it returns, the message is written or will be at the end of this turn of the runtime; a program that exits
+    /// right away calls [`Channel::flush`] first.
+    ///
+    /// # Errors
+    /// The value cannot be written, or the channel is closed or fails.
+    pub async fn send<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError> {
+        self.send_message(Message::json(value)?).await
+    }
+
+    /// Sends a value as JSON, with a handle.
+    ///
+    /// # Errors
+    /// As [`Channel::send`].
+    pub async fn send_with<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        handle: impl Into<Handle>,
+    ) -> Result<(), SendError> {
+        let message = Message::json(value)?.with_handle(handle);
+        self.send_message(message).await
+    }
+
+    /// Sends a message. Waits only while the queue to the peer is full.
+    ///
+    /// Dropping the future before it is done means the message was not sent, and its handles are closed.
+    ///
+    /// # Errors
+    /// The message cannot be sent on this channel, or the channel is closed or fails.
+    pub async fn send_message(&self, message: impl Into<Outgoing>) -> Result<(), SendError> {
+        let mut outgoing = Box::new(message.into());
+        let inner = &self.owner.inner;
+        Inner::ensure_flusher(inner)?;
+        loop {
+            let mut room = pin!(inner.room.notified());
+            room.as_mut().enable();
+            match inner.try_send(*outgoing) {
+                Err(SendError::Full(back)) => outgoing = back,
+                result => return result,
+            }
+            room.await;
+        }
+    }
+
+    /// Sends a message if there is room for it in the queue now, without waiting.
+    ///
+    /// # Errors
+    /// As [`Channel::send_message`], and [`SendError::Full`].
+    pub fn try_send(&self, message: impl Into<Outgoing>) -> Result<(), SendError> {
+        let inner = &self.owner.inner;
+        Inner::ensure_flusher(inner)?;
+        inner.try_send(message.into())
+    }
+
+    /// Waits for the next message for the program; `None` when the peer has closed the channel. Internal messages,
+    /// requests and replies are passed over; [`Channel::recv_any`] returns them too.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// The peer broke the protocol or ended in the middle of a message.
+    pub async fn recv(&self) -> Result<Option<Message>, ChannelError> {
+        loop {
+            match self.recv_any().await? {
+                Some(Incoming::User(message)) => return Ok(Some(message)),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Waits for the next message of any kind; `None` when the peer has closed the channel.
+    ///
+    /// # Errors
+    /// As [`Channel::recv`].
+    pub async fn recv_any(&self) -> Result<Option<Incoming>, ChannelError> {
+        let inner = &self.owner.inner;
+        let ready = inner.ready()?;
+        Inner::ensure_flusher(inner)?;
+        loop {
+            let mut parked = pin!(inner.parked.notified());
+            parked.as_mut().enable();
+            if let Some(incoming) = inner.lock().connection.receive_buffered()? {
+                return Ok(Some(incoming));
+            }
+            let mut readable = pin!(ready.readable());
+            let mut guard = poll_fn(|context| match parked.as_mut().poll(context) {
+                Poll::Ready(()) => Poll::Ready(Ok(None)),
+                Poll::Pending => readable.as_mut().poll(context).map_ok(Some),
+            })
+            .await?;
+            match inner.receive(guard.as_mut())? {
+                Received::Message(incoming) => return Ok(Some(incoming)),
+                Received::Closed => return Ok(None),
+                Received::Blocked => {}
+            }
+        }
+    }
+
+    /// Waits until everything sent so far is written to the socket.
+    ///
+    /// # Errors
+    /// The peer is gone, or the socket failed.
+    pub async fn flush(&self) -> Result<(), ChannelError> {
+        let inner = &self.owner.inner;
+        Inner::ensure_flusher(inner)?;
+        loop {
+            let mut room = pin!(inner.room.notified());
+            room.as_mut().enable();
+            {
+                let mut state = inner.lock();
+                inner.write(&mut state)?;
+                if state.connection.queued_bytes() == 0 {
+                    return Ok(());
+                }
+            }
+            inner.work.notify_one();
+            room.await;
+        }
+    }
+
+    /// Ends our side: everything queued is written, then the peer sees the end. Receiving goes on until the peer has
+    /// ended its side too.
+    ///
+    /// # Errors
+    /// The socket failed. A peer that is gone already is no error.
+    pub async fn disconnect(&self) -> Result<(), ChannelError> {
+        let result = self.flush().await;
+        self.owner.inner.lock().connection.shut_down();
+        match result {
+            Err(ChannelError::PeerGone) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Looks at the connection underneath, such as for its limits or faults.
+    pub fn with_connection<T>(&self, look: impl FnOnce(&mut Connection) -> T) -> T {
+        look(&mut self.owner.inner.lock().connection)
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held happened between two steps that each leave the connection whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The socket in the runtime of whoever waits for it first.
+    fn ready(&self) -> Result<&AsyncFd<Arc<OwnedFd>>, ChannelError> {
+        if let Some(ready) = self.ready.get() {
+            return Ok(ready);
+        }
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(ChannelError::NoRuntime);
+        }
+        // Under the lock, so that the socket is registered once.
+        let _state = self.lock();
+        if self.ready.get().is_none() {
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe; an owned descriptor keeps the promise it wants"
+            )]
+            let registered = AsyncFd::new(Arc::clone(&self.socket))?;
+            let _ = self.ready.set(registered);
+        }
+        Ok(self.ready.get().expect("it was just set"))
+    }
+
+    fn try_send(&self, outgoing: Outgoing) -> Result<(), SendError> {
+        let mut state = self.lock();
+        let queued = match state.connection.queue(outgoing) {
+            Err(SendError::Full(back)) => {
+                self.write(&mut state)?;
+                state.connection.queue(*back)
+            }
+            queued => queued,
+        };
+        if queued.is_ok() && state.turn && state.connection.queued_bytes() < EARLY {
+            return Ok(());
+        }
+        let wake = !std::mem::replace(&mut state.turn, true);
+        let written = self.write(&mut state);
+        drop(state);
+        if wake || !matches!(written, Ok(Flush::Done)) {
+            self.work.notify_one();
+        }
+        queued?;
+        written?;
+        Ok(())
+    }
+
+    /// Receives, and settles what is known about the socket's readiness.
+    fn receive(
+        &self,
+        guard: Option<&mut AsyncFdReadyGuard<'_, Arc<OwnedFd>>>,
+    ) -> Result<Received, ChannelError> {
+        let mut state = self.lock();
+        let received = state.connection.receive();
+        // Answers to handles. A peer that is gone shows in what is received, after everything it sent.
+        let unfinished = state.connection.wants_write() && !matches!(self.write(&mut state), Ok(Flush::Done));
+        let drained = state.connection.take_drained() || matches!(received, Ok(Received::Blocked));
+        if let Some(guard) = guard.filter(|_| drained) {
+            guard.clear_ready();
+        }
+        drop(state);
+        if unfinished {
+            self.work.notify_one();
+        }
+        received
+    }
+
+    /// Writes what is queued, and tells those who wait for the queue to get shorter.
+    fn write(&self, state: &mut State) -> Result<Flush, ChannelError> {
+        let had = state.connection.queued_bytes();
+        let written = state.connection.flush();
+        if written.is_err() || state.connection.queued_bytes() < had {
+            self.room.notify_waiters();
+        }
+        written
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let mut state = self.inner.lock();
+        state.dropped = true;
+        let _ = state.connection.flush();
+        state.connection.shut_down();
+        drop(state);
+        // The flusher may hold the socket until it has looked; the peer need not wait for that.
+        let _ = rustix::net::shutdown(&self.inner.socket, Shutdown::Both);
+        self.inner.work.notify_one();
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.owner.inner.socket.as_fd()
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}

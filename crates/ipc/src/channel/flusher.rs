@@ -1,0 +1,87 @@
+//! The task of a channel: writes at the end of each turn what was queued in it, and goes on when the peer was slow.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Inner;
+use crate::connection::ChannelError;
+
+/// How long to wait before descriptors are tried again after the kernel had too many on their way.
+const THROTTLE: Duration = Duration::from_millis(1);
+
+/// What the flusher waits for next.
+enum Next {
+    /// Somebody sends.
+    Work,
+    /// The peer reads.
+    Writable,
+    /// The peer takes descriptors off the kernel's hands.
+    Delay,
+    /// Nothing any more.
+    End,
+}
+
+impl Inner {
+    /// Starts the task in the current runtime, unless it runs.
+    pub(super) fn ensure_flusher(inner: &Arc<Self>) -> Result<(), ChannelError> {
+        if inner.flusher_runs.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        inner.ready()?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| ChannelError::NoRuntime)?;
+        if !inner.flusher_runs.swap(true, Ordering::AcqRel) {
+            let running = Running(Arc::clone(inner));
+            runtime.spawn(async move { running.0.drive().await });
+        }
+        Ok(())
+    }
+
+    async fn drive(&self) {
+        loop {
+            match self.end_turn() {
+                Next::Work => self.work.notified().await,
+                Next::Delay => tokio::time::sleep(THROTTLE).await,
+                Next::Writable => self.writable().await,
+                Next::End => return,
+            }
+        }
+    }
+
+    /// Writes what this turn queued.
+    fn end_turn(&self) -> Next {
+        let mut state = self.lock();
+        if state.dropped {
+            return Next::End;
+        }
+        state.turn = false;
+        // An error shows to the next sender, and in what is received.
+        let _ = self.write(&mut state);
+        if state.connection.is_throttled() {
+            Next::Delay
+        } else if state.connection.wants_write() {
+            Next::Writable
+        } else {
+            Next::Work
+        }
+    }
+
+    async fn writable(&self) {
+        let Some(ready) = self.ready.get() else { return };
+        let Ok(mut guard) = ready.writable().await else { return };
+        let mut state = self.lock();
+        let _ = self.write(&mut state);
+        if state.connection.wants_write() {
+            guard.clear_ready();
+        }
+    }
+}
+
+/// Notes that the task has ended, also when its runtime was dropped, so that another runtime starts a new one.
+struct Running(Arc<Inner>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.flusher_runs.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,95 @@
+//! Channels for blocking code: threads at both ends, deadlines, orderly ends.
+
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::time::{Duration, Instant};
+
+use everycore_ipc::blocking::Channel;
+use everycore_ipc::{ChannelError, Codec, Connection, Limits, Message, SendError};
+use everycore_sys::socket_pair::stream_pair;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn pair(limits: Limits) -> (Channel, Channel) {
+    let (here, there) = stream_pair().unwrap();
+    let here = Channel::new(Connection::new(here, Codec::Native, limits).unwrap());
+    (here, Channel::new(Connection::new(there, Codec::Native, limits).unwrap()))
+}
+
+fn number(channel: &Channel) -> Option<u32> {
+    let message = channel.recv_deadline(Instant::now() + DEADLINE).unwrap();
+    message.map(|message| message.parse().unwrap())
+}
+
+#[test]
+fn threads_send_and_receive_at_once_on_one_channel() {
+    let (here, there) = pair(Limits { queue_bytes: 4096, ..Limits::default() });
+    const COUNT: u32 = 20_000;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while let Some(message) = there.recv_deadline(Instant::now() + DEADLINE).unwrap() {
+                there.send_message(message).unwrap();
+            }
+            there.disconnect().unwrap();
+        });
+        scope.spawn(|| {
+            for value in 0..COUNT {
+                here.send(&value).unwrap();
+            }
+            here.disconnect().unwrap();
+        });
+        for value in 0..COUNT {
+            assert_eq!(number(&here), Some(value));
+        }
+        assert_eq!(number(&here), None);
+    });
+}
+
+#[test]
+fn two_ends_that_both_send_before_they_read_do_not_block_each_other() {
+    let (here, there) = pair(Limits::default());
+    let both = |channel: &Channel| {
+        for _ in 0..10 {
+            channel.send_message(Message::raw(vec![1; 500_000])).unwrap();
+        }
+        for _ in 0..10 {
+            let message = channel.recv_deadline(Instant::now() + DEADLINE).unwrap().unwrap();
+            assert_eq!(message.bytes().len(), 500_000);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| both(&there));
+        both(&here);
+    });
+}
+
+#[test]
+fn deadlines_end_waiting_and_leave_the_channel_whole() {
+    let (here, there) = pair(Limits { queue_bytes: 1000, ..Limits::default() });
+    let soon = || Instant::now() + Duration::from_millis(5);
+    assert!(matches!(here.recv_deadline(soon()), Err(ChannelError::TimedOut)));
+    let mut sent = 0;
+    let back = loop {
+        match here.send_deadline(Message::json(&sent).unwrap(), soon()) {
+            Ok(()) => sent += 1,
+            Err(SendError::Full(back)) => break back,
+            Err(error) => panic!("{error}"),
+        }
+        if sent % 100 == 0 {
+            here.send_deadline(Message::raw(vec![0; 20_000]), soon()).ok();
+        }
+    };
+    assert_eq!(back.message.parse::<u32>().unwrap(), sent);
+    assert!(matches!(here.flush(soon()), Err(ChannelError::TimedOut)));
+    std::thread::scope(|scope| {
+        scope.spawn(|| here.disconnect().unwrap());
+        let mut expected = 0;
+        while let Some(message) = there.recv_deadline(Instant::now() + DEADLINE).unwrap() {
+            if let Ok(value) = message.parse::<u32>() {
+                assert_eq!(value, expected);
+                expected += 1;
+            }
+        }
+        assert_eq!(expected, sent);
+    });
+}

@@ -1,0 +1,228 @@
+//! Channels under tokio: both ends at once, back-pressure, cancelled waits, orderly ends.
+
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::future::Future;
+use std::net::TcpListener;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use everycore_ipc::{Channel, ChannelError, Codec, Connection, Handle, Limits, Message, SendError};
+use everycore_sys::socket_pair::stream_pair;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime
+        .block_on(async { tokio::time::timeout(DEADLINE, future).await.expect("nothing happened for 30 s") })
+}
+
+fn pair(limits: Limits) -> (Channel, Channel) {
+    let (here, there) = stream_pair().unwrap();
+    let here = Channel::new(Connection::new(here, Codec::Native, limits).unwrap());
+    (here, Channel::new(Connection::new(there, Codec::Native, limits).unwrap()))
+}
+
+async fn number(channel: &Channel) -> Option<u32> {
+    channel.recv().await.unwrap().map(|message| message.parse().unwrap())
+}
+
+/// Polls a future once.
+async fn once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+#[test]
+fn a_channel_made_outside_a_runtime_works_in_one() {
+    let (here, there) = pair(Limits::default());
+    run(async move {
+        here.send(&1).await.unwrap();
+        assert_eq!(number(&there).await, Some(1));
+    });
+}
+
+#[test]
+fn outside_a_runtime_the_error_says_so() {
+    let (here, _there) = pair(Limits::default());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let sent = pin!(here.send(&1)).poll(&mut context);
+    assert!(matches!(sent, Poll::Ready(Err(SendError::Failed(ChannelError::NoRuntime)))));
+}
+
+#[test]
+fn many_messages_both_ways_at_once_keep_their_order() {
+    let (here, there) = pair(Limits { queue_bytes: 4096, ..Limits::default() });
+    const COUNT: u32 = 20_000;
+    run(async move {
+        let echo = tokio::spawn(async move {
+            while let Some(message) = there.recv().await.unwrap() {
+                there.send_message(message).await.unwrap();
+            }
+        });
+        let sender = here.clone();
+        let sending = tokio::spawn(async move {
+            for value in 0..COUNT {
+                sender.send(&value).await.unwrap();
+            }
+            sender.disconnect().await.unwrap();
+        });
+        for value in 0..COUNT {
+            assert_eq!(number(&here).await, Some(value));
+        }
+        assert_eq!(number(&here).await, None);
+        sending.await.unwrap();
+        echo.await.unwrap();
+    });
+}
+
+#[test]
+fn a_sender_waits_for_a_peer_that_does_not_read_and_goes_on_when_it_does() {
+    let (here, there) = pair(Limits { queue_bytes: 1000, ..Limits::default() });
+    run(async move {
+        let mut sent = 0;
+        while once(here.send(&vec![sent; 50])).await.is_some() {
+            sent += 1;
+        }
+        assert!(matches!(here.try_send(Message::raw(vec![0; 900])), Err(SendError::Full(_))));
+        let waiting = {
+            let here = here.clone();
+            tokio::spawn(async move { here.send("at last").await })
+        };
+        for value in 0..sent {
+            let message = there.recv().await.unwrap().unwrap();
+            assert_eq!(message.parse::<Vec<u32>>().unwrap(), [value; 50]);
+        }
+        waiting.await.unwrap().unwrap();
+        assert_eq!(there.recv().await.unwrap().unwrap().parse::<String>().unwrap(), "at last");
+    });
+}
+
+#[test]
+fn a_receive_that_is_given_up_loses_nothing() {
+    let (here, there) = pair(Limits::default());
+    run(async move {
+        for value in 0..1000 {
+            assert!(once(there.recv()).await.is_none());
+            here.send(&value).await.unwrap();
+            // Give up at every point on the way.
+            let seen = loop {
+                if let Some(seen) = once(number(&there)).await {
+                    break seen;
+                }
+                tokio::task::yield_now().await;
+            };
+            assert_eq!(seen, Some(value));
+        }
+    });
+}
+
+#[test]
+fn several_receivers_share_what_comes() {
+    let (here, there) = pair(Limits::default());
+    run(async move {
+        let receivers: Vec<_> = (0..4)
+            .map(|_| {
+                let there = there.clone();
+                tokio::spawn(async move {
+                    let mut sum = 0;
+                    while let Some(value) = number(&there).await {
+                        sum += value;
+                    }
+                    sum
+                })
+            })
+            .collect();
+        for value in 1..=1000 {
+            here.send(&value).await.unwrap();
+            if value % 7 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        here.disconnect().await.unwrap();
+        let mut sum = 0;
+        for receiver in receivers {
+            sum += receiver.await.unwrap();
+        }
+        assert_eq!(sum, 500_500);
+    });
+}
+
+#[test]
+fn disconnect_delivers_what_was_sent_and_still_receives() {
+    let (here, there) = pair(Limits::default());
+    run(async move {
+        for value in 0..100 {
+            here.send_message(Message::raw(vec![value; 100_000])).await.unwrap();
+        }
+        let reading = tokio::spawn(async move {
+            let mut count = 0;
+            while let Some(message) = there.recv().await.unwrap() {
+                assert_eq!(message.bytes().len(), 100_000);
+                count += 1;
+            }
+            there.send(&count).await.unwrap();
+        });
+        here.disconnect().await.unwrap();
+        assert!(matches!(here.send("late").await, Err(SendError::Closed(_))));
+        assert_eq!(number(&here).await, Some(100));
+        assert_eq!(number(&here).await, None);
+        reading.await.unwrap();
+    });
+}
+
+#[test]
+fn dropping_a_channel_ends_it_after_what_was_sent() {
+    let (here, there) = pair(Limits::default());
+    run(async move {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        for _ in 0..3 {
+            here.send_with("listener", Handle::duplicate(&listener).unwrap()).await.unwrap();
+        }
+        drop(here);
+        for _ in 0..3 {
+            let mut message = there.recv().await.unwrap().unwrap();
+            assert!(matches!(message.take_handle(), Some(Handle::TcpListener(_))));
+        }
+        assert!(there.recv().await.unwrap().is_none());
+    });
+}
+
+#[test]
+fn the_peer_sees_the_end_when_a_channel_with_a_full_queue_is_dropped() {
+    let (here, there) = pair(Limits::default());
+    run(async move {
+        while here.with_connection(|connection| connection.queued_bytes()) == 0 {
+            here.send_message(Message::raw(vec![0; 50_000])).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        drop(here);
+        let ended = loop {
+            match there.recv().await {
+                Ok(Some(_)) => {}
+                ended => break ended,
+            }
+        };
+        assert!(matches!(ended, Err(ChannelError::PartialFrame { .. })), "{ended:?}");
+        assert!(there.recv().await.unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_peer_that_is_gone_shows_to_the_sender() {
+    let (here, there) = pair(Limits::default());
+    run(async move {
+        drop(there);
+        let error = here.send("hello?").await.unwrap_err();
+        assert!(matches!(error, SendError::Failed(ChannelError::PeerGone)), "{error:?}");
+        assert!(matches!(here.send("hello?").await, Err(SendError::Closed(_))));
+        assert!(here.recv().await.unwrap().is_none());
+        here.disconnect().await.unwrap();
+    });
+}
