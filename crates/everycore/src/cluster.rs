@@ -28,7 +28,8 @@ use std::time::Duration;
 
 pub use event::{Event, WorkerInfo};
 pub use everycore_core::{
-    ExitReason, ExitStatus, Outcome, Policy, RestartPolicy, RestartSettings, Snapshot, Urgency,
+    ExitReason, ExitStatus, Outcome, Phase, Policy, RestartPolicy, RestartSettings, SlotSnapshot, SlotState,
+    Snapshot, Urgency, WorkerSnapshot,
 };
 pub use handle::{Primary, Reply};
 pub use program::{WorkerCommand, WorkerSpec};

@@ -11,8 +11,9 @@ mod worker;
 
 pub use address::{Address, AddressError, BoundAddress, IntoAddress};
 pub use cluster::{
-    Cluster, Event, ExitReason, ExitStatus, Outcome, Policy, Primary, Readiness, Reply, RestartPolicy,
-    RestartSettings, Running, Snapshot, Urgency, WorkerCommand, WorkerInfo, WorkerSpec, auto,
+    Cluster, Event, ExitReason, ExitStatus, Outcome, Phase, Policy, Primary, Readiness, Reply, RestartPolicy,
+    RestartSettings, Running, SlotSnapshot, SlotState, Snapshot, Urgency, WorkerCommand, WorkerInfo, WorkerSnapshot,
+    WorkerSpec, auto,
 };
 pub use error::{Error, Result};
 pub use everycore_ipc::{Handle, HandleKind, Message};
