@@ -8,15 +8,20 @@
 
 pub mod blocking;
 mod channel;
+mod child;
 mod connection;
 mod handle;
 mod limits;
 mod message;
+mod parent;
 mod wire;
 
 pub use channel::Channel;
+pub use child::{Child, ChildParts, Event, Fork, ForkError, Stdio, fork};
 pub use connection::{ChannelError, Connection, Faults, Flush, Received, SendError};
+pub use everycore_sys::{ExitStatus, PidFd};
 pub use handle::{Handle, HandleError, HandleKind};
 pub use limits::Limits;
 pub use message::{Format, Incoming, Kind, Message, MessageError, Outgoing};
+pub use parent::{Inherited, ParentError, inherited, parent};
 pub use wire::{Codec, WireError};
