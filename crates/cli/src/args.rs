@@ -1,0 +1,232 @@
+//! What was typed: flags and words, checked one by one. No look-ups and no defaults from the machine; those are
+//! `config`'s.
+
+pub(crate) mod value;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as Flags, Parser, Subcommand, ValueEnum};
+use everycore::Policy;
+
+use value::{Bind, GiveUp, Ready, Variable, Workers};
+
+/// One port, every core, any program.
+#[derive(Debug, Parser)]
+#[command(name = "everycore", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(after_help = "\
+Examples:
+  everycore demo
+  everycore run -b :8000 -w 4 -- uvicorn app:app --fd {fd}
+  everycore run --help")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(Run),
+    Demo(Demo),
+    /// What users of other process managers type first.
+    #[command(hide = true, disable_help_flag = true)]
+    Start {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+}
+
+/// Run a program as worker processes behind one port
+///
+/// In the foreground, and fit to be a container's first process. Everycore's own lines go to standard error.
+#[derive(Debug, Flags)]
+#[command(override_usage = "everycore run [OPTIONS] -- CMD…")]
+#[command(after_help = "\
+Signals:
+  TERM INT QUIT   stop: finish what is being served; a second one stops at once
+  HUP             reload: each new worker is ready before its predecessor leaves
+  TTIN TTOU       one worker more, one fewer
+
+Placeholders in CMD: {index} {id} {port} {fd} {generation}; {{fd}} stands for a plain {fd}
+
+Examples:
+  everycore run -- ./server
+  everycore run -b :8000 -w 4 -- uvicorn app:app --fd {fd}
+  everycore run -b http=:8000 -b admin=127.0.0.1:9000 --ready notify -- ./server
+
+Exit codes: 0 stopped as ordered, 1 failed, 2 usage, 77 permission, 78 bad configuration,
+126 CMD cannot be executed, 127 CMD not found")]
+pub(crate) struct Run {
+    /// How many workers, or 'auto': one per CPU
+    #[arg(short, long, short_alias = 'i', value_name = "N|auto")]
+    pub(crate) workers: Option<Workers>,
+
+    /// Bind an address before workers start: HOST:PORT, :PORT or unix:PATH; may be repeated
+    #[arg(short, long, value_name = "[NAME=]ADDR")]
+    pub(crate) bind: Vec<Bind>,
+
+    /// What to call the program [default: its file name]
+    #[arg(short, long, value_parser = value::name)]
+    pub(crate) name: Option<String>,
+
+    /// Who gets a connection: rr, least or shared
+    #[arg(long)]
+    pub(crate) policy: Option<Policy>,
+
+    /// How the program gets its connections
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) kind: Kind,
+
+    /// What makes a worker ready: listen, notify, message, online or delay:DURATION
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) ready: Option<Ready>,
+
+    /// How long a worker may take to become ready [default: 60s]
+    #[arg(long, value_name = "DURATION", value_parser = value::positive_duration)]
+    pub(crate) start_timeout: Option<Duration>,
+
+    /// How long a leaving worker may finish what it has [default: 8s]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(crate) graceful_timeout: Option<Duration>,
+
+    /// Kill a worker that is silent for this long [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = value::positive_duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// When a worker that ended is replaced [default: always]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub(crate) restart: Option<Restart>,
+
+    /// Give a worker's place up after N failures within a time [default: 10/5m]
+    #[arg(long, value_name = "N/DURATION")]
+    pub(crate) give_up: Option<GiveUp>,
+
+    /// Set a variable in the workers' environment; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<Variable>,
+
+    /// The workers' working directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<PathBuf>,
+
+    /// What becomes of the workers' output [default: prefix on a terminal, else inherit]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) output: Option<Output>,
+
+    #[command(flatten)]
+    pub(crate) looks: Looks,
+
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Serve a built-in HTTP worker on every core
+#[derive(Debug, Flags)]
+#[command(after_help = "\
+Examples:
+  everycore demo
+  everycore demo -w 4 -b 127.0.0.1:9000 --policy shared")]
+pub(crate) struct Demo {
+    /// Where to listen [default: 127.0.0.1:8000, or the next free port]
+    #[arg(short, long, value_name = "ADDR")]
+    pub(crate) bind: Option<String>,
+
+    /// How many workers, or 'auto': one per CPU
+    #[arg(short, long, short_alias = 'i', value_name = "N|auto")]
+    pub(crate) workers: Option<Workers>,
+
+    /// Who gets a connection: rr, least or shared
+    #[arg(long)]
+    pub(crate) policy: Option<Policy>,
+
+    #[command(flatten)]
+    pub(crate) looks: Looks,
+}
+
+/// How things are shown.
+#[derive(Clone, Copy, Debug, Flags)]
+pub(crate) struct Looks {
+    /// Print events as lines of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// No colours, also without NO_COLOR
+    #[arg(long)]
+    pub(crate) no_color: bool,
+}
+
+/// How a program gets its connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Offer both and see what the program does
+    #[default]
+    Auto,
+    /// It uses the everycore library
+    Library,
+    /// It takes an inherited socket: {fd} or LISTEN_FDS
+    Socket,
+}
+
+/// When a worker that ended is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Restart {
+    /// However it ended
+    Always,
+    /// After a failure
+    OnFailure,
+    /// Never
+    Never,
+}
+
+/// What becomes of the workers' output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Each line with the worker's name in front
+    Prefix,
+    /// Unchanged, straight from the worker
+    Inherit,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run(words: &[&str]) -> Run {
+        match Args::try_parse_from([&["everycore", "run"], words].concat()).unwrap().command {
+            Command::Run(run) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_flags_fit_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_may_follow_with_or_without_dashes() {
+        for words in [&["-w", "2", "--", "node", "-w", "x"][..], &["-w", "2", "node", "-w", "x"]] {
+            let run = run(words);
+            assert_eq!(run.workers, Some(Workers::Count(2)));
+            assert_eq!(run.command, ["node", "-w", "x"]);
+        }
+    }
+
+    #[test]
+    fn binds_may_be_repeated_and_named() {
+        let run = run(&["-b", ":80", "--bind", "admin=127.0.0.1:9", "-i", "max", "--", "x"]);
+        assert_eq!(run.workers, Some(Workers::Auto));
+        assert_eq!(run.bind[0], Bind { name: None, address: ":80".into() });
+        assert_eq!(run.bind[1], Bind { name: Some("admin".into()), address: "127.0.0.1:9".into() });
+    }
+
+    #[test]
+    fn a_policy_has_its_names() {
+        assert_eq!(run(&["--policy", "none", "x"]).policy, Some(Policy::Shared));
+        assert!(Args::try_parse_from(["everycore", "run", "--policy", "fair", "x"]).is_err());
+    }
+}

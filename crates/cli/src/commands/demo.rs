@@ -1,0 +1,148 @@
+//! `demo`: a built-in HTTP worker on every core. This file is the primary's side; `worker` serves, `meter` counts.
+
+mod meter;
+pub(crate) mod worker;
+
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use everycore::{Address, Cluster, Error, Event, Policy, Primary, Readiness, Running};
+
+use super::session::{Observer, Opening, Session, Setup, summary, url};
+use crate::args;
+use crate::config::{DEFAULT_LISTENER, Surroundings};
+use crate::exit::{Code, Failure};
+use crate::output::capture::Tails;
+use crate::output::prefix::Prefixes;
+use crate::output::{count, grouped};
+use meter::Meter;
+
+/// Tried one after the other, unless an address or `PORT` was given.
+const PORTS: std::ops::RangeInclusive<u16> = 8000..=8099;
+
+const NAME: &str = "demo";
+
+/// Serves until told to stop.
+pub(crate) fn serve(demo: args::Demo, around: &Surroundings) -> Result<(), Failure> {
+    let workers = around.workers(demo.workers)?;
+    let policy = demo.policy.unwrap_or_else(|| around.policy());
+    let style = around.style(demo.looks, None);
+    let mut attempts = addresses(demo.bind.as_deref(), around)?.into_iter().peekable();
+    let mut taken = None;
+    while let Some(address) = attempts.next() {
+        let setup = Setup {
+            name: NAME.into(),
+            style,
+            prefixes: Prefixes::new(NAME, workers, false, style.colour),
+            tails: Tails::default(),
+            addresses_known: true,
+        };
+        match start(&address, workers, policy, setup) {
+            Err(Error::Bind { source, .. })
+                if source.kind() == ErrorKind::AddrInUse && attempts.peek().is_some() =>
+            {
+                taken.get_or_insert(address);
+            }
+            Err(error) => return Err(error.into()),
+            Ok((session, running)) => {
+                open(&session, &running, &Found { workers, policy, taken });
+                return session.wait(running);
+            }
+        }
+    }
+    Err(Failure::new(Code::Failed, "no address is left to try"))
+}
+
+/// Where to try to listen, in this order.
+fn addresses(bind: Option<&str>, around: &Surroundings) -> Result<Vec<Address>, Failure> {
+    let local = |port| Address::Tcp(([127, 0, 0, 1], port).into());
+    match (bind, around.port()?) {
+        (Some(text), _) => Ok(vec![text.parse().map_err(|error| Failure::usage(format!("-b: {error}")))?]),
+        (None, Some(port)) => Ok(vec![local(port)]),
+        (None, None) => Ok(PORTS.map(local).collect()),
+    }
+}
+
+fn start(
+    address: &Address,
+    workers: usize,
+    policy: Policy,
+    setup: Setup,
+) -> Result<(Session, Running), Error> {
+    let system = |source| Error::System { doing: "starting the demo", source };
+    let meter = Arc::new(Mutex::new(Meter::default()));
+    let counted = Arc::clone(&meter);
+    let (session, mut observer) = Session::start(setup, move |primary| {
+        let mut meter = meter.lock().unwrap_or_else(PoisonError::into_inner);
+        status(primary, policy, &mut meter)
+    })
+    .map_err(system)?;
+    let running = Cluster::builder()
+        .name(NAME)
+        .workers(workers)
+        .policy(policy)
+        .readiness(Readiness::Listening)
+        .exec(std::env::current_exe().map_err(system)?)
+        .args([NAME])
+        .bind(DEFAULT_LISTENER, address.clone())?
+        .on_event(move |primary, event| hear(primary, &event, &mut observer, &counted))
+        .start()?;
+    Ok((session, running))
+}
+
+fn hear(primary: &Primary, event: &Event, observer: &mut Observer, meter: &Mutex<Meter>) {
+    if let Event::Message { worker, message } = event
+        && let Some(requests) = worker::report(message)
+    {
+        meter.lock().unwrap_or_else(PoisonError::into_inner).report(worker.id, requests);
+    }
+    observer.hear(primary, event);
+}
+
+/// `2 workers | 12 connections | 53,201 requests/s | 1,204,333 requests`
+fn status(primary: &Primary, policy: Policy, meter: &mut Meter) -> Option<String> {
+    let snapshot = primary.snapshot().ok()?;
+    if snapshot.stopping {
+        return Some(format!("stopping: {} left", count(snapshot.workers.len() as u64, "worker")));
+    }
+    let ready = snapshot.workers.iter().filter(|worker| worker.ready_since.is_some()).count();
+    let rate = meter.rate(Instant::now());
+    let mut parts = vec![count(ready as u64, "worker")];
+    // Who accepts for itself tells nobody how many connections it has.
+    if policy != Policy::Shared {
+        parts.push(count(snapshot.workers.iter().map(|worker| worker.live).sum(), "connection"));
+    }
+    parts.push(format!("{} requests/s", grouped(rate)));
+    parts.push(count(meter.total(), "request"));
+    Some(parts.join(" | "))
+}
+
+/// What it came to.
+struct Found {
+    workers: usize,
+    policy: Policy,
+    /// The address that would have been the first choice.
+    taken: Option<Address>,
+}
+
+fn open(session: &Session, running: &Running, found: &Found) {
+    let Some(address) = running.address(DEFAULT_LISTENER) else { return };
+    let url = url(address);
+    let mut lines = Vec::new();
+    if let Some(taken) = &found.taken {
+        lines.push(format!("{taken} is taken, so this is the next free port"));
+    }
+    lines.push(format!("serving {url} with {}", summary(found.workers, &[], found.policy)));
+    lines.push(format!("try: curl {url}/   also {}", worker::PATHS.join(" ")));
+    lines.push(format!(
+        "Ctrl-C stops, kill -HUP {} reloads, kill -9 of a worker is survived",
+        std::process::id()
+    ));
+    session.open(Opening {
+        addresses: &[address.to_string()],
+        workers: found.workers,
+        policy: found.policy,
+        lines,
+    });
+}

@@ -1,0 +1,150 @@
+//! `run`: supervises any program that uses the library or takes an inherited socket.
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use everycore::{Address, Cluster, Running, WorkerCommand, WorkerSpec};
+
+use super::session::{Opening, Session, Setup, summary};
+use crate::args;
+use crate::config::{RunSettings, Surroundings};
+use crate::exit::Failure;
+use crate::output::Stream;
+use crate::output::capture::{Capture, Tails};
+use crate::output::prefix::Prefixes;
+use crate::output::progress::{Doing, Progress};
+use crate::program::lookup;
+use crate::program::template::Values;
+
+/// Runs until told to stop, or until no slot can be kept filled.
+pub(crate) fn supervise(run: args::Run, around: &Surroundings) -> Result<(), Failure> {
+    let settings = Arc::new(RunSettings::new(run, around)?);
+    check_program(&settings, around)?;
+    let style = settings.style;
+    let columns = style.prefix_stdout || style.prefix_stderr;
+    let setup = Setup {
+        name: settings.name.clone(),
+        style,
+        prefixes: Prefixes::new(&settings.name, settings.workers, columns, style.colour),
+        tails: Tails::default(),
+        addresses_known: !settings.binds.is_empty(),
+    };
+    let system = |source| everycore::Error::System { doing: "starting the screen", source };
+    let mut progress = Progress::default();
+    let (session, mut observer) = Session::start(setup.clone(), move |primary| {
+        let doing = primary.snapshot().ok().and_then(|snapshot| Doing::of(&snapshot));
+        progress.line(doing, Instant::now())
+    })
+    .map_err(system)?;
+    let capture = match columns {
+        true => Some(Capture::start(session.voice(), setup.tails).map_err(system)?),
+        false => None,
+    };
+    let mut launcher = Launcher { settings: Arc::clone(&settings), prefixes: setup.prefixes, capture };
+    let running = cluster(&settings)?
+        .command(move |spec| launcher.command(spec))
+        .on_event(move |primary, event| observer.hear(primary, &event))
+        .start()?;
+    open(&session, &running, &settings);
+    session.wait(running)
+}
+
+/// Says at once what every worker would only say in its own way.
+fn check_program(settings: &RunSettings, around: &Surroundings) -> Result<(), Failure> {
+    if let Some(cwd) = settings.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
+        return Err(Failure::usage(format!("--cwd {}: there is no such directory", cwd.display())));
+    }
+    let typed = settings.env.iter().rev().find(|variable| variable.name == OsStr::new("PATH"));
+    let path = typed.map(|variable| variable.value.as_os_str()).or(around.path.as_deref());
+    match settings.program.fixed_file() {
+        Some(file) => lookup::check(&file, path, settings.cwd.as_deref()),
+        None => Ok(()),
+    }
+}
+
+fn cluster(settings: &RunSettings) -> Result<Cluster, Failure> {
+    let mut cluster = Cluster::builder()
+        .name(&settings.name)
+        .workers(settings.workers)
+        .policy(settings.policy)
+        .readiness(settings.service.readiness)
+        .inherit_listeners(settings.service.inherit)
+        .restart(settings.restart.clone());
+    for (name, address) in &settings.binds {
+        cluster = cluster.bind(name, address.clone())?;
+    }
+    if let Some(limit) = settings.start_timeout {
+        cluster = cluster.start_timeout(limit);
+    }
+    if let Some(limit) = settings.graceful_timeout {
+        cluster = cluster.graceful_timeout(limit);
+    }
+    if let Some(limit) = settings.hung_timeout {
+        cluster = cluster.hung_timeout(limit);
+    }
+    if let Some(cwd) = &settings.cwd {
+        cluster = cluster.cwd(cwd);
+    }
+    Ok(cluster)
+}
+
+/// Makes each worker's command, on the primary's thread.
+struct Launcher {
+    settings: Arc<RunSettings>,
+    prefixes: Prefixes,
+    /// Set when output is captured.
+    capture: Option<Capture>,
+}
+
+impl Launcher {
+    fn command(&mut self, spec: &WorkerSpec) -> io::Result<WorkerCommand> {
+        let port = self.port(spec);
+        let values = Values {
+            index: spec.slot,
+            id: spec.id,
+            port: port.unwrap_or_default(),
+            fd: spec.listeners.first().map_or(0, |(_, number, _)| *number),
+            generation: spec.generation,
+        };
+        let (program, args) = self.settings.program.fill(&values);
+        let mut command = WorkerCommand::new(program, args);
+        if let Some(port) = port {
+            command.env.push(("PORT".into(), port.to_string().into()));
+        }
+        command.env.extend(self.settings.env.iter().map(|set| (set.name.clone(), set.value.clone())));
+        let style = self.settings.style;
+        if let Some(capture) = &mut self.capture {
+            let mut pipe = |stream| capture.pipe(spec.id, spec.slot, stream, &self.prefixes);
+            command.stdout = style.prefix_stdout.then(|| pipe(Stream::Stdout)).transpose()?;
+            command.stderr = style.prefix_stderr.then(|| pipe(Stream::Stderr)).transpose()?;
+        }
+        Ok(command)
+    }
+
+    /// The port of the first TCP address: as bound, else as asked for.
+    fn port(&self, spec: &WorkerSpec) -> Option<u16> {
+        let bound = spec.listeners.iter().map(|(_, _, port)| *port).find(|port| *port != 0);
+        let typed = || {
+            self.settings.binds.iter().find_map(|(_, address)| match address {
+                Address::Tcp(at) => Some(at.port()),
+                Address::Any { port } => Some(*port),
+                _ => None,
+            })
+        };
+        bound.or_else(|| typed().filter(|port| *port != 0)).or(self.settings.port)
+    }
+}
+
+fn open(session: &Session, running: &Running, settings: &RunSettings) {
+    let addresses: Vec<String> = settings
+        .binds
+        .iter()
+        .filter_map(|(name, _)| running.address(name))
+        .map(ToString::to_string)
+        .collect();
+    let (workers, policy) = (settings.workers, settings.policy);
+    let lines = vec![format!("running {} with {}", settings.name, summary(workers, &addresses, policy))];
+    session.open(Opening { addresses: &addresses, workers, policy, lines });
+}

@@ -1,0 +1,166 @@
+//! What `run` and `demo` share: a screen, the story told on it, and the end.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use everycore::{BoundAddress, Event, Outcome, Primary, Running};
+
+use crate::config::Style;
+use crate::exit::{Code, Failure};
+use crate::output::capture::Tails;
+use crate::output::narrator::{Line, Narrator};
+use crate::output::prefix::Prefixes;
+use crate::output::screen::{Screen, Voice};
+use crate::output::{count, json};
+
+/// How long the last output of workers that are gone is waited for.
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
+
+/// How one supervised program is shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) name: String,
+    pub(crate) style: Style,
+    pub(crate) prefixes: Prefixes,
+    /// Where last lines are found; empty unless output is captured.
+    pub(crate) tails: Tails,
+    /// The opening names all addresses there can be.
+    pub(crate) addresses_known: bool,
+}
+
+/// One supervised program, as people see it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    setup: Setup,
+    screen: Screen,
+    narrator: Arc<Mutex<Narrator>>,
+}
+
+/// What everyone sees first.
+pub(crate) struct Opening<'a> {
+    pub(crate) addresses: &'a [String],
+    pub(crate) workers: usize,
+    pub(crate) policy: everycore::Policy,
+    /// For people.
+    pub(crate) lines: Vec<String>,
+}
+
+impl Session {
+    /// Prepares the screen; nothing is shown before [`open`](Self::open). `status` says what stands at the bottom.
+    pub(crate) fn start(
+        setup: Setup,
+        mut status: impl FnMut(&Primary) -> Option<String> + Send + 'static,
+    ) -> std::io::Result<(Self, Observer)> {
+        let primary = Arc::new(OnceLock::new());
+        let known = Arc::clone(&primary);
+        let bottom = Box::new(move || known.get().and_then(&mut status));
+        let screen = Screen::start(setup.style, setup.prefixes.clone(), setup.tails.clone(), bottom)?;
+        let narrator = Arc::new(Mutex::new(Narrator::new(setup.addresses_known)));
+        let json = setup.style.json.then(|| setup.name.clone());
+        let observer = Observer { primary, narrator: Arc::clone(&narrator), voice: screen.voice(), json };
+        Ok((Self { setup, screen, narrator }, observer))
+    }
+
+    pub(crate) fn voice(&self) -> Voice {
+        self.screen.voice()
+    }
+
+    /// Says what was bound, then all that has happened since.
+    pub(crate) fn open(&self, opening: Opening<'_>) {
+        let text = match self.setup.style.json {
+            true => {
+                let policy = opening.policy.to_string();
+                let (name, now) = (&self.setup.name, SystemTime::now());
+                json::started(name, opening.addresses, opening.workers, &policy, now) + "\n"
+            }
+            false => opening.lines.into_iter().map(|line| self.voice().worded(&Line::plain(line))).collect(),
+        };
+        self.screen.open(text);
+    }
+
+    /// Waits for the end and has the last word.
+    pub(crate) fn wait(self, running: Running) -> Result<(), Failure> {
+        let outcome = running.wait();
+        self.setup.tails.settle(LAST_OUTPUT);
+        let ending = match outcome {
+            Ok(Outcome::Stopped) => Ok("stopped"),
+            Ok(Outcome::Completed) => self.all_done(),
+            Ok(Outcome::AllErrored) => Err(self.all_given_up()),
+            Err(error) => Err(error.into()),
+        };
+        let reason = ending.as_ref().copied().unwrap_or("failed");
+        if self.setup.style.json {
+            self.voice().say_raw(json::ended(&self.setup.name, reason, SystemTime::now()));
+        } else if ending.is_ok() {
+            self.voice().say(&Line::plain(reason));
+        }
+        self.screen.close();
+        ending.map(drop)
+    }
+
+    /// Every worker has ended and none is to follow: as good as the worst of them.
+    fn all_done(&self) -> Result<&'static str, Failure> {
+        match lock(&self.narrator).last_failure() {
+            None => Ok("all workers are done"),
+            Some(failed) => Err(Failure::new(failed.code(), failed.how.clone())),
+        }
+    }
+
+    fn all_given_up(&self) -> Failure {
+        let narrator = lock(&self.narrator);
+        let how = narrator.last_failure().map_or("no worker could be kept", |failed| &failed.how);
+        Failure::new(
+            Code::Failed,
+            format!("every slot of {} is given up; the last failure: {how}", self.setup.name),
+        )
+    }
+}
+
+/// Hears every event, on the primary's thread, and queues what there is to say.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    primary: Arc<OnceLock<Primary>>,
+    narrator: Arc<Mutex<Narrator>>,
+    voice: Voice,
+    /// The program's name, when programs read along.
+    json: Option<String>,
+}
+
+impl Observer {
+    pub(crate) fn hear(&mut self, primary: &Primary, event: &Event) {
+        self.primary.get_or_init(|| primary.clone());
+        let line = lock(&self.narrator).tell(event);
+        match &self.json {
+            Some(app) => {
+                if let Some(line) = json::line(app, event, SystemTime::now()) {
+                    self.voice.say_raw(line);
+                }
+            }
+            None => {
+                if let Some(line) = line {
+                    self.voice.say(&line);
+                }
+            }
+        }
+    }
+}
+
+/// `2 workers on 127.0.0.1:8000 (policy least, pid 4711)`
+pub(crate) fn summary(workers: usize, addresses: &[String], policy: everycore::Policy) -> String {
+    let places =
+        if addresses.is_empty() { String::new() } else { format!(" on {}", addresses.join(" and ")) };
+    format!("{}{places} (policy {policy}, pid {})", count(workers as u64, "worker"), std::process::id())
+}
+
+/// An address as clients type it: `http://127.0.0.1:8000`, the wildcards as this machine.
+pub(crate) fn url(address: &BoundAddress) -> String {
+    match address {
+        BoundAddress::Tcp(at) if at.ip().is_unspecified() => format!("http://localhost:{}", at.port()),
+        other => format!("http://{other}"),
+    }
+}
+
+/// A panic elsewhere cannot leave the story half-told: every change is one call.
+fn lock(narrator: &Mutex<Narrator>) -> MutexGuard<'_, Narrator> {
+    narrator.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,302 @@
+//! Arguments, environment and CPU count become settings: what was typed wins, then the environment, then the
+//! machine.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use everycore::{Address, Policy, RestartPolicy, RestartSettings};
+
+use crate::args::value::{Bind, MAX_WORKERS, Variable, Workers};
+use crate::args::{self, Looks, Output, Restart};
+use crate::exit::{Code, Failure};
+use crate::program::template::Placeholder;
+use crate::program::{self, Program, Service, Wishes};
+
+/// What the process finds around it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Surroundings {
+    pub(crate) web_concurrency: Option<String>,
+    pub(crate) port: Option<String>,
+    pub(crate) sched_policy: Option<String>,
+    pub(crate) path: Option<OsString>,
+    pub(crate) no_color: bool,
+    pub(crate) stdout_is_terminal: bool,
+    pub(crate) stderr_is_terminal: bool,
+    pub(crate) cpus: usize,
+}
+
+impl Surroundings {
+    /// Looks around, once.
+    pub(crate) fn look() -> Self {
+        // Set to nothing counts as not set.
+        let text = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+        Self {
+            web_concurrency: text("WEB_CONCURRENCY"),
+            port: text("PORT"),
+            sched_policy: text("NODE_CLUSTER_SCHED_POLICY"),
+            path: std::env::var_os("PATH"),
+            no_color: text("NO_COLOR").is_some() || text("TERM").is_some_and(|term| term == "dumb"),
+            stdout_is_terminal: std::io::stdout().is_terminal(),
+            stderr_is_terminal: std::io::stderr().is_terminal(),
+            cpus: everycore::auto(),
+        }
+    }
+
+    pub(crate) fn workers(&self, typed: Option<Workers>) -> Result<usize, Failure> {
+        let wish = match (typed, &self.web_concurrency) {
+            (Some(typed), _) => typed,
+            (None, Some(text)) => text.parse().map_err(|problem| {
+                Failure::new(Code::Config, format!("WEB_CONCURRENCY is '{text}': {problem}"))
+            })?,
+            (None, None) => Workers::Auto,
+        };
+        Ok(match wish {
+            Workers::Count(count) => count,
+            Workers::Auto => self.cpus.clamp(1, MAX_WORKERS),
+        })
+    }
+
+    /// As Node does: a value it does not know is no policy.
+    pub(crate) fn policy(&self) -> Policy {
+        match self.sched_policy.as_deref() {
+            Some("rr") => Policy::RoundRobin,
+            Some("none") => Policy::Shared,
+            _ => Policy::default(),
+        }
+    }
+
+    /// The port asked for by `PORT`.
+    pub(crate) fn port(&self) -> Result<Option<u16>, Failure> {
+        self.port
+            .as_ref()
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    Failure::new(Code::Config, format!("PORT is '{text}', not a port from 0 to 65535"))
+                })
+            })
+            .transpose()
+    }
+
+    pub(crate) fn style(&self, looks: Looks, output: Option<Output>) -> Style {
+        let prefix = |terminal: bool| match output {
+            Some(output) => output == Output::Prefix,
+            None => terminal && !looks.json,
+        };
+        Style {
+            json: looks.json,
+            colour: self.stderr_is_terminal && !self.no_color && !looks.no_color,
+            live: self.stderr_is_terminal && !looks.json,
+            prefix_stdout: prefix(self.stdout_is_terminal),
+            prefix_stderr: prefix(self.stderr_is_terminal),
+        }
+    }
+}
+
+/// How things are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Style {
+    pub(crate) json: bool,
+    pub(crate) colour: bool,
+    /// A line at the bottom that changes.
+    pub(crate) live: bool,
+    pub(crate) prefix_stdout: bool,
+    pub(crate) prefix_stderr: bool,
+}
+
+/// Everything `run` needs to know.
+#[derive(Debug)]
+pub(crate) struct RunSettings {
+    pub(crate) name: String,
+    pub(crate) workers: usize,
+    pub(crate) policy: Policy,
+    pub(crate) binds: Vec<(String, Address)>,
+    pub(crate) service: Service,
+    pub(crate) program: Program,
+    /// For workers that ask for `{port}` or `PORT` without an address of ours.
+    pub(crate) port: Option<u16>,
+    pub(crate) restart: RestartSettings,
+    pub(crate) start_timeout: Option<Duration>,
+    pub(crate) graceful_timeout: Option<Duration>,
+    pub(crate) hung_timeout: Option<Duration>,
+    pub(crate) env: Vec<Variable>,
+    pub(crate) cwd: Option<PathBuf>,
+    pub(crate) style: Style,
+}
+
+impl RunSettings {
+    pub(crate) fn new(run: args::Run, around: &Surroundings) -> Result<Self, Failure> {
+        let program = Program::new(&run.command)?;
+        let takes_fd = program.uses(Placeholder::Fd);
+        let service = Wishes { kind: run.kind, policy: run.policy, ready: run.ready, takes_fd }.service()?;
+        let port = around.port()?;
+        let mut binds = named(&run.bind)?;
+        if binds.is_empty() && service.needs_bind {
+            let port = port.ok_or_else(|| {
+                let asks =
+                    if takes_fd { "CMD asks for {fd}" } else { "--kind socket needs a socket to inherit" };
+                Failure::usage(format!("{asks}, but no address is bound; add -b ADDR, or set PORT"))
+            })?;
+            binds.push((DEFAULT_LISTENER.into(), Address::Any { port }));
+        }
+        let has_tcp = binds.iter().any(|(_, address)| !matches!(address, Address::Unix(_)));
+        if program.uses(Placeholder::Port) && !has_tcp && port.is_none() {
+            return Err(Failure::usage(
+                "CMD asks for {port}, but no TCP address is bound; add -b ADDR, or set PORT",
+            ));
+        }
+        Ok(Self {
+            name: run.name.unwrap_or_else(|| program::default_name(&run.command[0])),
+            workers: around.workers(run.workers)?,
+            policy: service.policy.unwrap_or_else(|| around.policy()),
+            binds,
+            service,
+            program,
+            port,
+            restart: restart(run.restart, run.give_up),
+            start_timeout: run.start_timeout,
+            graceful_timeout: run.graceful_timeout,
+            hung_timeout: run.timeout,
+            env: run.env,
+            cwd: run.cwd,
+            style: around.style(run.looks, run.output),
+        })
+    }
+}
+
+/// What an address without a name is called by workers that ask for it.
+pub(crate) const DEFAULT_LISTENER: &str = "http";
+
+/// Addresses with their names; the first without one is `http`, the next `http-2`, and so on.
+fn named(binds: &[Bind]) -> Result<Vec<(String, Address)>, Failure> {
+    let mut named: Vec<(String, Address)> = Vec::new();
+    for bind in binds {
+        let address: Address =
+            bind.address.parse().map_err(|error| Failure::usage(format!("-b: {error}")))?;
+        let taken = |name: &str| {
+            named.iter().any(|(known, _)| known == name)
+                || binds.iter().any(|b| b.name.as_deref() == Some(name))
+        };
+        let name = match &bind.name {
+            Some(name) if named.iter().any(|(known, _)| known == name) => {
+                return Err(Failure::usage(format!(
+                    "-b: two addresses are named '{name}'; give each its own name"
+                )));
+            }
+            Some(name) => name.clone(),
+            None if !taken(DEFAULT_LISTENER) => DEFAULT_LISTENER.into(),
+            None => {
+                (2..).map(|n| format!("{DEFAULT_LISTENER}-{n}")).find(|name| !taken(name)).unwrap_or_default()
+            }
+        };
+        named.push((name, address));
+    }
+    Ok(named)
+}
+
+fn restart(policy: Option<Restart>, give_up: Option<args::value::GiveUp>) -> RestartSettings {
+    let mut settings = RestartSettings::default();
+    if let Some(policy) = policy {
+        settings.policy = match policy {
+            Restart::Always => RestartPolicy::Always,
+            Restart::OnFailure => RestartPolicy::OnFailure,
+            Restart::Never => RestartPolicy::Never,
+        };
+    }
+    if let Some(give_up) = give_up {
+        settings.limit = give_up.failures;
+        settings.period = give_up.period;
+    }
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    fn around() -> Surroundings {
+        Surroundings { cpus: 3, ..Surroundings::default() }
+    }
+
+    fn settings(words: &[&str], around: &Surroundings) -> Result<RunSettings, Failure> {
+        match Args::try_parse_from([&["everycore", "run"], words].concat()).unwrap().command {
+            Command::Run(run) => RunSettings::new(run, around),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn typed_then_environment_then_machine() {
+        let mut around = around();
+        assert_eq!(around.workers(None).unwrap(), 3);
+        around.web_concurrency = Some("5".into());
+        assert_eq!(around.workers(None).unwrap(), 5);
+        assert_eq!(around.workers(Some(Workers::Count(2))).unwrap(), 2);
+        assert_eq!(around.workers(Some(Workers::Auto)).unwrap(), 3, "typed, so it wins");
+        around.web_concurrency = Some("many".into());
+        let error = around.workers(None).unwrap_err();
+        assert_eq!(error.code, Code::Config);
+        assert!(error.chain().starts_with("WEB_CONCURRENCY is 'many'"), "{error}");
+    }
+
+    #[test]
+    fn nodes_variable_sets_the_policy_unless_one_is_typed() {
+        let around = Surroundings { sched_policy: Some("rr".into()), ..around() };
+        assert_eq!(settings(&["x"], &around).unwrap().policy, Policy::RoundRobin);
+        assert_eq!(settings(&["--policy", "least", "x"], &around).unwrap().policy, Policy::Least);
+        assert_eq!(settings(&["-b", ":0", "x", "{fd}"], &around).unwrap().policy, Policy::Shared);
+        let around = Surroundings { sched_policy: Some("fair".into()), ..around };
+        assert_eq!(settings(&["x"], &around).unwrap().policy, Policy::Least);
+    }
+
+    #[test]
+    fn addresses_without_names_are_given_some() {
+        let names = |words: &[&str]| {
+            settings(words, &around()).map(|s| s.binds.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&["-b", ":1", "-b", ":2", "x"]).unwrap(), ["http", "http-2"]);
+        assert_eq!(names(&["-b", ":1", "-b", "http=:2", "x"]).unwrap(), ["http-2", "http"]);
+        assert!(names(&["-b", "a=:1", "-b", "a=:2", "x"]).is_err());
+        assert!(names(&["-b", "nonsense", "x"]).unwrap_err().chain().contains("'nonsense'"));
+    }
+
+    #[test]
+    fn a_program_that_takes_a_socket_needs_an_address() {
+        let error = settings(&["x", "{fd}"], &around()).unwrap_err();
+        assert_eq!(error.code, Code::Usage);
+        let with_port = Surroundings { port: Some("81".into()), ..around() };
+        assert_eq!(
+            settings(&["x", "{fd}"], &with_port).unwrap().binds,
+            [("http".into(), Address::Any { port: 81 })]
+        );
+        assert!(settings(&["x"], &with_port).unwrap().binds.is_empty(), "the program may listen itself");
+        assert!(settings(&["x", "{port}"], &around()).is_err());
+        assert!(settings(&["-b", "unix:/x", "x", "{port}"], &around()).is_err());
+        let wrong = Surroundings { port: Some("http".into()), ..around() };
+        assert_eq!(settings(&["x"], &wrong).unwrap_err().code, Code::Config);
+    }
+
+    #[test]
+    fn output_is_prefixed_on_a_terminal_only_unless_asked() {
+        let looks = Looks { json: false, no_color: false };
+        let terminal = Surroundings { stdout_is_terminal: true, stderr_is_terminal: true, ..around() };
+        let style = terminal.style(looks, None);
+        assert!(style.colour && style.live && style.prefix_stdout && style.prefix_stderr);
+        let style = around().style(looks, None);
+        assert!(!style.colour && !style.live && !style.prefix_stdout);
+        assert!(around().style(looks, Some(Output::Prefix)).prefix_stdout);
+        let style = terminal.style(Looks { json: true, no_color: true }, None);
+        assert!(!style.colour && !style.live && !style.prefix_stdout);
+    }
+
+    #[test]
+    fn restarts_are_as_typed() {
+        let settings = settings(&["--restart", "never", "--give-up", "3/1m", "x"], &around()).unwrap();
+        assert_eq!(settings.restart.policy, RestartPolicy::Never);
+        assert_eq!((settings.restart.limit, settings.restart.period), (3, Duration::from_secs(60)));
+    }
+}

@@ -1,0 +1,188 @@
+//! What kind of program CMD is, and what it is given: sockets, policy, readiness, words and variables.
+//!
+//! Decided by what the program is asked to do, not by its name: unless `--kind` says otherwise a worker gets both
+//! the library's channel and the inherited sockets, and uses one of them. `template` has the placeholders,
+//! `lookup` finds the file.
+
+pub(crate) mod lookup;
+pub(crate) mod template;
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use everycore::{Policy, Readiness};
+
+use crate::args::Kind;
+use crate::args::value::Ready;
+use crate::exit::Failure;
+use template::{Placeholder, Template, Values};
+
+/// CMD, ready to be filled in for each worker.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    words: Vec<Template>,
+}
+
+impl Program {
+    /// Reads CMD's placeholders.
+    pub(crate) fn new(words: &[OsString]) -> Result<Self, Failure> {
+        let words: Vec<_> = words.iter().map(|word| Template::parse(word)).collect::<Result<_, _>>()?;
+        if words.is_empty() {
+            return Err(Failure::usage("a program to run is missing; write it after --"));
+        }
+        Ok(Self { words })
+    }
+
+    /// Whether any word asks for this value.
+    pub(crate) fn uses(&self, placeholder: Placeholder) -> bool {
+        self.words.iter().any(|word| word.uses(placeholder))
+    }
+
+    /// The program's file, if it is the same for all workers.
+    pub(crate) fn fixed_file(&self) -> Option<OsString> {
+        self.words[0].plain()
+    }
+
+    /// File and arguments for one worker.
+    pub(crate) fn fill(&self, values: &Values) -> (OsString, Vec<OsString>) {
+        let mut words = self.words.iter().map(|word| word.fill(values));
+        (words.next().unwrap_or_default(), words.collect())
+    }
+}
+
+/// What was said about how the program is served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wishes {
+    pub(crate) kind: Kind,
+    /// As typed; the environment only suggests.
+    pub(crate) policy: Option<Policy>,
+    pub(crate) ready: Option<Ready>,
+    /// CMD contains `{fd}`.
+    pub(crate) takes_fd: bool,
+}
+
+/// How the program is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Service {
+    /// Workers inherit the bound sockets.
+    pub(crate) inherit: bool,
+    /// Nothing is served unless a socket is bound.
+    pub(crate) needs_bind: bool,
+    /// Decided here; else environment and default decide.
+    pub(crate) policy: Option<Policy>,
+    pub(crate) readiness: Readiness,
+}
+
+impl Wishes {
+    /// Fits the wishes together, or says which two do not.
+    pub(crate) fn service(self) -> Result<Service, Failure> {
+        if self.kind == Kind::Library && self.takes_fd {
+            return Err(Failure::usage(
+                "CMD asks for {fd}, but --kind library gives it no socket to inherit; leave --kind out, or write {{fd}} for a plain {fd}",
+            ));
+        }
+        let inherits_for_sure = self.takes_fd || self.kind == Kind::Socket;
+        let hand_off = self.policy.filter(|policy| *policy != Policy::Shared);
+        if let (true, Some(policy)) = (inherits_for_sure, hand_off) {
+            return Err(Failure::usage(format!(
+                "--policy {policy} cannot serve a program that takes an inherited socket: its workers accept for themselves, as under --policy shared; a program that binds a port of its own will be served by --proxy, in a later version"
+            )));
+        }
+        let readiness = self.readiness(inherits_for_sure)?;
+        Ok(Service {
+            // Who types a policy that hands connections over means a program that can take them.
+            inherit: inherits_for_sure || self.kind == Kind::Auto && hand_off.is_none(),
+            needs_bind: inherits_for_sure,
+            policy: if inherits_for_sure { Some(Policy::Shared) } else { self.policy },
+            readiness,
+        })
+    }
+
+    fn readiness(self, inherits_for_sure: bool) -> Result<Readiness, Failure> {
+        let needs_library = |what| {
+            Failure::usage(format!(
+                "--ready {what} needs a program that uses the library; one that takes an inherited socket can have --ready listen, notify or delay:DURATION"
+            ))
+        };
+        match self.ready {
+            None | Some(Ready::Listen) => Ok(match self.kind {
+                Kind::Library => Readiness::Listening,
+                Kind::Auto | Kind::Socket => Readiness::Socket,
+            }),
+            Some(Ready::Notify) => Ok(Readiness::Notify),
+            Some(Ready::Delay(delay)) => Ok(Readiness::StaysUp(delay)),
+            Some(Ready::Message) if inherits_for_sure => Err(needs_library("message")),
+            Some(Ready::Online) if inherits_for_sure => Err(needs_library("online")),
+            Some(Ready::Message) => Ok(Readiness::Message),
+            Some(Ready::Online) => Ok(Readiness::Online),
+        }
+    }
+}
+
+/// What the program is called unless a name was typed: its file's name, with what names may not contain replaced.
+pub(crate) fn default_name(program: &OsStr) -> String {
+    let file = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let name: String = file.chars().take(32).map(|c| if fits(c) { c } else { '-' }).collect();
+    match name.trim_start_matches(['.', '-']) {
+        "" => "app".into(),
+        name => name.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const WISHES: Wishes = Wishes { kind: Kind::Auto, policy: None, ready: None, takes_fd: false };
+
+    #[test]
+    fn unless_told_otherwise_a_program_is_offered_both_ways() {
+        let service = WISHES.service().unwrap();
+        let expected =
+            Service { inherit: true, needs_bind: false, policy: None, readiness: Readiness::Socket };
+        assert_eq!(service, expected);
+    }
+
+    #[test]
+    fn a_program_that_takes_a_socket_shares_it() {
+        for wishes in [Wishes { takes_fd: true, ..WISHES }, Wishes { kind: Kind::Socket, ..WISHES }] {
+            let service = wishes.service().unwrap();
+            assert_eq!(service.policy, Some(Policy::Shared));
+            assert!(service.inherit && service.needs_bind);
+            let error = Wishes { policy: Some(Policy::RoundRobin), ..wishes }.service().unwrap_err();
+            assert!(error.chain().contains("--proxy"), "{error}");
+            assert!(Wishes { policy: Some(Policy::Shared), ..wishes }.service().is_ok());
+            assert!(Wishes { ready: Some(Ready::Message), ..wishes }.service().is_err());
+        }
+    }
+
+    #[test]
+    fn a_library_program_inherits_nothing() {
+        let library = Wishes { kind: Kind::Library, ..WISHES };
+        let service = library.service().unwrap();
+        assert!(!service.inherit);
+        assert_eq!(service.readiness, Readiness::Listening);
+        assert!(Wishes { takes_fd: true, ..library }.service().is_err());
+        let service = Wishes { policy: Some(Policy::Least), ..WISHES }.service().unwrap();
+        assert!(!service.inherit, "a hand-off policy was asked for");
+    }
+
+    #[test]
+    fn readiness_is_what_was_asked_for() {
+        let ready = |ready| Wishes { ready: Some(ready), ..WISHES }.service().unwrap().readiness;
+        assert_eq!(ready(Ready::Notify), Readiness::Notify);
+        assert_eq!(ready(Ready::Message), Readiness::Message);
+        assert_eq!(ready(Ready::Delay(Duration::from_secs(1))), Readiness::StaysUp(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn names_come_from_files() {
+        assert_eq!(default_name(OsStr::new("/usr/bin/python3.11")), "python3.11");
+        assert_eq!(default_name(OsStr::new("./my app")), "my-app");
+        assert_eq!(default_name(OsStr::new("..")), "app");
+        assert_eq!(default_name(OsStr::new("")), "app");
+    }
+}
