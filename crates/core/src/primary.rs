@@ -203,6 +203,9 @@ impl Primary {
 
     /// When [`handle_deadline`](Self::handle_deadline) is due next, should nothing happen before.
     pub fn next_deadline(&self) -> Option<Time> {
+        if self.is_finished() {
+            return None;
+        }
         let workers = self.workers.iter().flat_map(|worker| self.deadlines_of(worker)).flatten();
         let seats =
             self.seats.iter().enumerate().filter_map(|(slot, seat)| self.deadline_of_seat(slot, seat));

@@ -1,0 +1,139 @@
+//! A random history from a seed: settings, behaviours, orders; then calm, and a stop.
+
+use std::time::Duration;
+
+use everycore_core::*;
+
+use super::dice::Dice;
+use super::process::Behaviour;
+use super::watch::Watch;
+use super::world::{Happening, Script, Trace, World};
+
+/// Plays the history of a seed to its end.
+pub(crate) fn play(seed: u64, trace: Trace) -> World {
+    let mut dice = Dice::new(seed);
+    let settings = settings(&mut dice, seed);
+    let calm = dice.percent(10);
+    let script: Script = if calm { |_: &mut Dice, _| Behaviour::Healthy } else { mischief };
+    let mut world = World::new(settings, dice, script, trace);
+    for _ in 0..world.dice.between(2, 12) {
+        let pause = pause(&mut world.dice);
+        world.run_until(world.now + pause);
+        if let Some(order) = order(&mut world) {
+            world.order(order);
+        }
+        let wave = world.dice.pick(&[0, 1, 1, 2, 5, 20]);
+        world.after(Duration::ZERO, Happening::Arrive(wave));
+    }
+    comes_to_rest(&mut world);
+    stops(&mut world);
+    world
+}
+
+fn settings(dice: &mut Dice, seed: u64) -> Settings {
+    Settings {
+        workers: dice.between(1, 4) as u32,
+        policy: dice.pick(&[Policy::RoundRobin, Policy::Least]),
+        readiness: dice.pick(&[
+            Readiness::Listening,
+            Readiness::Listening,
+            Readiness::Notified,
+            Readiness::Online,
+        ]),
+        restart: RestartSettings {
+            policy: dice.pick(&[
+                RestartPolicy::Always,
+                RestartPolicy::Always,
+                RestartPolicy::Always,
+                RestartPolicy::OnFailure,
+                RestartPolicy::Never,
+            ]),
+            limit: dice.pick(&[1, 3, 10, 100]),
+            period: dice.pick(&[Duration::from_secs(5), Duration::from_secs(300)]),
+            ..RestartSettings::default()
+        },
+        deadlines: Deadlines {
+            start: dice.pick(&[Duration::from_secs(2), Duration::from_secs(60)]),
+            drain: dice.pick(&[Duration::ZERO, Duration::from_secs(3), Duration::from_secs(8)]),
+            drain_delay: dice.pick(&[Duration::ZERO, Duration::from_secs(1)]),
+            ..Deadlines::default()
+        },
+        hung: dice.pick(&[None, None, Some(Duration::from_secs(4))]),
+        surge: dice.pick(&[1, 1, 2]),
+        seed,
+        ..Settings::default()
+    }
+}
+
+/// One in three generations is bad; the others have their share of trouble.
+fn mischief(dice: &mut Dice, generation: Generation) -> Behaviour {
+    if generation.get() % 3 == 2 && dice.percent(70) {
+        Behaviour::roll_bad(dice)
+    } else {
+        Behaviour::roll(dice)
+    }
+}
+
+fn pause(dice: &mut Dice) -> Duration {
+    match dice.below(4) {
+        0 => Duration::ZERO,
+        1 => dice.micros(0, 2_000),
+        2 => dice.millis(1, 500),
+        _ => dice.millis(500, 30_000),
+    }
+}
+
+fn order(world: &mut World) -> Option<Event> {
+    let worker = world.anyone()?;
+    let reason = world.dice.pick(&[ExitReason::MaxRss, ExitReason::MaxRequests, ExitReason::MaxLifetime]);
+    Some(match world.dice.below(24) {
+        0..=5 => Event::Reload,
+        6..=8 => Event::Scale { workers: world.dice.between(0, 5) as u32 },
+        9..=11 => Event::Recycle { worker, reason },
+        12 | 13 => Event::Disconnect { worker },
+        14..=16 => Event::Kill { worker, signal: world.dice.pick(&[9, 15]) },
+        17 => Event::Stop { urgency: world.dice.pick(&[Urgency::Graceful, Urgency::Fast]) },
+        18 if world.dice.percent(30) => Event::DisconnectAll,
+        _ => return None,
+    })
+}
+
+/// Without further trouble every slot that was not given up is served within a while, and nothing is left to do.
+fn comes_to_rest(world: &mut World) {
+    world.calm_down();
+    for _ in 0..4 {
+        world.run_until(world.now + Duration::from_secs(60));
+        world.after(Duration::ZERO, Happening::Arrive(1));
+    }
+    world.run_until(world.now + Duration::from_secs(180));
+    let picture = world.primary.snapshot();
+    if world.primary.is_finished() || picture.stopping {
+        return;
+    }
+    assert_eq!(world.next(), None, "nothing is left to do: {picture:#?}");
+    assert_eq!(picture.reloading, None);
+    let mut filled = 0;
+    for slot in &picture.slots {
+        match slot.state {
+            SlotState::Filled(_) => filled += 1,
+            SlotState::Done | SlotState::Errored => {}
+            SlotState::Waiting(_) | SlotState::Open => panic!("{slot:?} is not served"),
+        }
+    }
+    assert_eq!(picture.workers.len(), filled, "one worker for each slot: {picture:#?}");
+    assert!(picture.workers.iter().all(|worker| worker.phase == Phase::Listening && !worker.hung));
+    if filled > 0 {
+        assert_eq!(world.unserved(), 0, "every client was served");
+    }
+}
+
+/// A graceful stop ends within its deadlines, whatever the workers do.
+fn stops(world: &mut World) {
+    let Deadlines { drain_delay, drain, term, .. } = world.settings.deadlines;
+    if !world.primary.is_finished() {
+        world.order(Event::Stop { urgency: Urgency::Graceful });
+    }
+    world.run_until(world.now + drain_delay + drain + term * 2);
+    assert!(world.primary.is_finished(), "it stops in time");
+    assert_eq!(Watch::first_unsettled(&world.connections), None);
+}

@@ -1,0 +1,116 @@
+//! The shell's half of the world: what effects do to processes, and how connections are spread.
+
+use std::time::Duration;
+
+use everycore_core::*;
+
+use super::process::{Behaviour, Connection, Process};
+use super::world::{Deed, HTTP, Happening, Place, World};
+
+const KILL: i32 = 9;
+const TERM: i32 = 15;
+
+impl World {
+    pub(crate) fn rescue(&mut self) {
+        let stuck: Vec<_> = self.primary.withdrawable(self.now).collect();
+        stuck.into_iter().for_each(|worker| self.read_back(worker));
+    }
+
+    pub(crate) fn spread(&mut self) {
+        let mut still = Vec::new();
+        for (connection, not) in std::mem::take(&mut self.waiting) {
+            let assignment = match not {
+                None => {
+                    let free = self.primary.anyone_free(HTTP, self.now);
+                    let assignment = self.primary.assign(HTTP, None, self.now);
+                    assert_eq!(
+                        free,
+                        assignment != Assignment::Wait,
+                        "free means that a connection finds somebody"
+                    );
+                    assignment
+                }
+                Some(not) => self.primary.assign_except(HTTP, None, not, self.now),
+            };
+            match assignment {
+                Assignment::To(worker) => {
+                    assert_ne!(Some(worker), not, "a connection came back to who would not have it");
+                    self.hand(connection, worker);
+                }
+                // Whoever would not have it may be all there is: next time anybody will do.
+                Assignment::Wait => still.push((connection, None)),
+            }
+        }
+        self.waiting.append(&mut still);
+    }
+
+    pub(crate) fn hand(&mut self, connection: Connection, worker: WorkerId) {
+        self.note(|| format!("    connection {connection} to {worker}"));
+        self.watch.assigned(worker, self.now);
+        self.connections[connection] = Place::Sent(worker);
+        let process = self.processes.get_mut(&worker).expect("a worker in rotation has a process");
+        process.channel.push_back(connection);
+        self.awaken(worker);
+    }
+
+    pub(crate) fn spawn(&mut self, worker: WorkerId, generation: Generation) {
+        let behaviour =
+            if self.calm { Behaviour::Healthy } else { (self.script)(&mut self.dice, generation) };
+        self.note(|| format!("    {worker} is {behaviour:?}"));
+        if behaviour == Behaviour::Unstartable {
+            let reason = "no such file".into();
+            return self.after(Duration::ZERO, Happening::Heard(Event::SpawnFailed { worker, reason }));
+        }
+        self.processes.insert(worker, Process::new(behaviour, self.dice.percent(80)));
+        self.after(Duration::ZERO, Happening::Heard(Event::Spawned { worker, pid: 1_000 + worker.get() }));
+        let start = self.dice.millis(1, 300);
+        match behaviour {
+            Behaviour::CrashesAtStart(status) => {
+                self.after(start, Happening::Does(worker, Deed::Dies(status)))
+            }
+            Behaviour::NeverReady if self.settings.readiness == Readiness::Online => {}
+            Behaviour::NeverReady => self.after(start, Happening::Heard(Event::Online { worker })),
+            _ => self.after(start, Happening::Does(worker, Deed::Starts)),
+        }
+    }
+
+    pub(crate) fn told_to_leave(&mut self, worker: WorkerId) {
+        if self.processes.get(&worker).is_some_and(|process| !process.ignores_disconnect()) {
+            self.goes(worker);
+        }
+    }
+
+    /// A process finishes what it has and ends.
+    pub(crate) fn goes(&mut self, worker: WorkerId) {
+        let wait = self.dice.millis(0, 5_000);
+        if let Some(process) = self.processes.get_mut(&worker) {
+            process.leaving = true;
+            self.after(wait, Happening::Does(worker, Deed::Dies(ExitStatus::Code(0))));
+        }
+    }
+
+    pub(crate) fn signalled(&mut self, worker: WorkerId, signal: i32) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        if signal == KILL || signal == TERM && !process.ignores_term() {
+            self.soon(Happening::Does(worker, Deed::Dies(ExitStatus::Signal(signal))));
+        }
+    }
+
+    pub(crate) fn read_back(&mut self, worker: WorkerId) {
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        let count = process.channel.len() as u64;
+        for connection in std::mem::take(&mut process.channel) {
+            assert_eq!(self.connections[connection], Place::Sent(worker));
+            self.connections[connection] = Place::Waiting;
+            self.waiting.push((connection, Some(worker)));
+        }
+        self.primary.returned(worker, count);
+    }
+
+    pub(crate) fn forget(&mut self, worker: WorkerId) {
+        if let Some(process) = self.processes.remove(&worker) {
+            assert!(!process.alive, "worker {worker} is forgotten while it lives");
+            assert!(process.channel.is_empty(), "connections are left in the channel of worker {worker}");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! What must be true at every moment, checked from outside after every step.
+//!
+//! The watch keeps its own books from the events that went in and the effects that came out, and compares them with
+//! what the primary says of itself.
+
+use std::collections::BTreeMap;
+
+use everycore_core::*;
+
+use super::process::{Connection, Process};
+use super::world::Place;
+
+/// What was seen of one worker.
+#[derive(Clone, Debug)]
+struct Seen {
+    slot: Slot,
+    generation: Generation,
+    stage: Stage,
+    ready: bool,
+    /// Told to leave, on the ladder, leaving by itself, or without its channel.
+    leaving: bool,
+    hung: bool,
+    /// Somebody ordered it to leave, or it wanted to.
+    wanted_away: bool,
+    recycled: bool,
+    forgotten: bool,
+}
+
+/// How far the news of a worker have got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Asked,
+    Forked,
+    Spawned,
+    Online,
+    Disconnected,
+    Ended,
+}
+
+/// The books.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    settings: Settings,
+    workers: Vec<Seen>,
+    slots: u32,
+    stopping: bool,
+    reloading: Option<Generation>,
+    newest: u32,
+}
+
+impl Watch {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Watch {
+            settings: settings.clone(),
+            workers: Vec::new(),
+            slots: settings.workers,
+            stopping: false,
+            reloading: None,
+            newest: 1,
+        }
+    }
+
+    fn seen(&mut self, worker: WorkerId) -> &mut Seen {
+        self.workers
+            .get_mut(worker.get() as usize - 1)
+            .expect("effects are about workers that were asked for")
+    }
+
+    /// An event goes in.
+    pub(crate) fn hears(&mut self, event: &Event, _now: Time) {
+        match event {
+            Event::Leaving { worker } | Event::Disconnect { worker } => {
+                if let Some(seen) = self.workers.get_mut(worker.get() as usize - 1) {
+                    seen.wanted_away = true;
+                    seen.leaving = true;
+                }
+            }
+            Event::Disconnected { worker } => self.seen(*worker).leaving = true,
+            Event::Recycle { worker, .. } => {
+                if let Some(seen) = self.workers.get_mut(worker.get() as usize - 1) {
+                    seen.recycled = true;
+                }
+            }
+            Event::Spawned { .. } | Event::SpawnFailed { .. } | Event::Exited { .. } => {}
+            Event::Online { .. }
+            | Event::Listening { .. }
+            | Event::StoppedListening { .. }
+            | Event::Ready { .. } => {}
+            Event::DisconnectAll
+            | Event::Kill { .. }
+            | Event::Reload
+            | Event::Scale { .. }
+            | Event::Stop { .. } => {}
+        }
+    }
+
+    /// An effect comes out.
+    pub(crate) fn sees(&mut self, effect: &Effect, now: Time) {
+        match effect {
+            Effect::Spawn { worker, slot, generation } => self.spawn(*worker, *slot, *generation),
+            Effect::Disconnect { worker } => {
+                assert!(self.living(*worker).ready || self.living(*worker).stage >= Stage::Online);
+                self.taken_away(*worker, true);
+            }
+            Effect::Signal { worker, .. } => {
+                self.living(*worker);
+            }
+            Effect::Withdraw { worker } => assert!(!self.seen(*worker).forgotten, "{worker} is forgotten"),
+            Effect::Forget { worker } => {
+                let seen = self.seen(*worker);
+                assert_eq!(seen.stage, Stage::Ended, "{worker} is forgotten before its end was told");
+                assert!(!seen.forgotten, "{worker} is forgotten twice");
+                seen.forgotten = true;
+            }
+            Effect::Notify(notice) => self.notice(notice, now),
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId, slot: Slot, generation: Generation) {
+        assert_eq!(
+            worker.get() as usize,
+            self.workers.len() + 1,
+            "ids rise by one and are never given twice"
+        );
+        assert!(!self.stopping, "{worker} is started although the primary stops");
+        assert!(slot.get() < self.slots, "{worker} is started in slot {slot} of {}", self.slots);
+        assert!(generation.get() <= self.newest, "generation {generation} was never asked for");
+        self.workers.push(Seen {
+            slot,
+            generation,
+            stage: Stage::Asked,
+            ready: false,
+            leaving: false,
+            hung: false,
+            wanted_away: false,
+            recycled: false,
+            forgotten: false,
+        });
+    }
+
+    fn living(&mut self, worker: WorkerId) -> &Seen {
+        let seen = self.seen(worker);
+        assert!(seen.stage < Stage::Ended, "an effect for {worker}, which has ended");
+        seen
+    }
+
+    /// A worker goes out of rotation by the primary's decision.
+    fn taken_away(&mut self, worker: WorkerId, by_disconnect: bool) {
+        let seen = self.living(worker).clone();
+        let reason = self.stopping || seen.slot.get() >= self.slots || seen.wanted_away || !by_disconnect;
+        let successor = self.workers[worker.get() as usize..].iter().any(|other| {
+            other.slot == seen.slot && other.ready && !other.leaving && other.stage < Stage::Ended
+        });
+        let replaceable = seen.recycled || seen.generation.get() < self.newest;
+        assert!(
+            !seen.ready || reason || successor && replaceable,
+            "{worker} serves and is taken away although no successor is ready"
+        );
+        self.seen(worker).leaving = true;
+    }
+
+    fn notice(&mut self, notice: &Notice, _now: Time) {
+        match notice {
+            Notice::Fork { worker, .. } => self.reaches(*worker, Stage::Forked),
+            Notice::Spawned { worker, .. } => self.reaches(*worker, Stage::Spawned),
+            Notice::Online { worker } => self.reaches(*worker, Stage::Online),
+            Notice::Listening { worker, .. } => self.is_online(*worker),
+            Notice::Ready { worker } => {
+                self.is_online(*worker);
+                assert!(!self.seen(*worker).ready, "{worker} becomes ready twice");
+                self.seen(*worker).ready = true;
+            }
+            Notice::Disconnect { worker } => self.reaches(*worker, Stage::Disconnected),
+            Notice::Exit { worker, slot, generation, .. } => {
+                let seen = self.seen(*worker).clone();
+                assert_eq!(seen.stage, Stage::Disconnected, "{worker}: disconnect comes right before exit");
+                assert_eq!((seen.slot, seen.generation), (*slot, *generation));
+                self.reaches(*worker, Stage::Ended);
+            }
+            Notice::Error { worker, .. } => {
+                assert_eq!(self.seen(*worker).stage, Stage::Forked, "{worker} cannot have been started");
+                self.reaches(*worker, Stage::Ended);
+            }
+            Notice::Hung { worker } => {
+                assert!(!self.seen(*worker).hung, "{worker} hangs twice");
+                self.seen(*worker).hung = true;
+            }
+            Notice::Recovered { worker } => {
+                assert!(self.seen(*worker).hung, "{worker} had not hung");
+                self.seen(*worker).hung = false;
+            }
+            Notice::RestartScheduled { slot, delay, failures } => {
+                assert!(slot.get() < self.slots && *failures > 0);
+                assert!(
+                    *delay <= self.settings.restart.max_delay
+                        && *delay >= self.settings.restart.first_delay / 2
+                );
+            }
+            Notice::SlotErrored { slot, failures, .. } => {
+                assert!(slot.get() < self.slots);
+                assert!(
+                    *failures == self.settings.restart.limit
+                        || self.settings.restart.policy == RestartPolicy::Never
+                );
+            }
+            Notice::ReloadStarted { generation } => {
+                assert!(self.reloading.is_none() && !self.stopping);
+                assert!(generation.get() > self.newest, "generation {generation} was used before");
+                self.newest = generation.get();
+                self.reloading = Some(*generation);
+            }
+            Notice::ReloadProgress { done, total } => {
+                assert!(*done > 0 && done <= total && *total == self.slots)
+            }
+            Notice::ReloadDone { generation } => self.reload_done(*generation),
+            Notice::ReloadFailed { generation, .. } => assert_eq!(self.reloading.take(), Some(*generation)),
+            Notice::Scaled { workers } => self.slots = *workers,
+            Notice::Stopping => {
+                assert!(!self.stopping);
+                self.stopping = true;
+            }
+        }
+    }
+
+    fn reload_done(&mut self, generation: Generation) {
+        assert_eq!(self.reloading.take(), Some(generation));
+        for slot in (0..self.slots).map(Slot::new) {
+            let served =
+                |seen: &&Seen| seen.slot == slot && seen.ready && !seen.leaving && seen.stage < Stage::Ended;
+            let serving: Vec<_> = self.workers.iter().filter(served).map(|seen| seen.generation).collect();
+            assert_eq!(serving, [generation], "slot {slot} after the reload");
+        }
+    }
+
+    fn reaches(&mut self, worker: WorkerId, stage: Stage) {
+        let seen = self.seen(worker);
+        assert!(seen.stage < stage, "{worker}: {stage:?} after {:?}", seen.stage);
+        seen.stage = stage;
+    }
+
+    fn is_online(&mut self, worker: WorkerId) {
+        assert_eq!(self.seen(worker).stage, Stage::Online, "{worker} is not online");
+    }
+
+    /// A connection goes to a worker.
+    pub(crate) fn assigned(&mut self, worker: WorkerId, _now: Time) {
+        let seen = self.living(worker);
+        assert!(seen.ready, "{worker} gets a connection before it is ready");
+        assert!(!seen.leaving, "{worker} gets a connection although it leaves");
+    }
+
+    /// Compares the books with what the primary says of itself.
+    pub(crate) fn looks(
+        &mut self,
+        primary: &Primary,
+        processes: &BTreeMap<WorkerId, Process>,
+        connections: &[Place],
+        now: Time,
+    ) {
+        let picture = primary.snapshot();
+        let deadline = primary.next_deadline();
+        let living = self.workers.iter().filter(|seen| seen.stage < Stage::Ended).count();
+        assert_eq!(picture.workers.len(), living, "who lives");
+        assert!(deadline.is_none_or(|deadline| deadline > now || self.slots == 0 || deadline == now));
+        self.look_at_workers(&picture, deadline, processes, now);
+        self.look_at_slots(&picture, deadline);
+        Self::look_at_connections(&picture, connections);
+        assert_eq!(picture.reloading, self.reloading);
+        if primary.is_finished() {
+            assert_eq!(living, 0, "a finished primary has no living workers");
+            assert_eq!(deadline, None, "a finished primary waits for nothing");
+            assert_eq!(primary.outcome() == Outcome::Stopped, self.stopping);
+        } else {
+            let idle = living == 0 && deadline.is_none() && self.slots > 0;
+            assert!(!idle, "nobody lives, nothing is due, and the primary is not finished");
+        }
+    }
+
+    fn look_at_workers(
+        &mut self,
+        picture: &Snapshot,
+        deadline: Option<Time>,
+        processes: &BTreeMap<WorkerId, Process>,
+        now: Time,
+    ) {
+        let ladder = self
+            .settings
+            .deadlines
+            .start
+            .max(self.settings.deadlines.drain)
+            .max(self.settings.deadlines.term);
+        for worker in &picture.workers {
+            let seen = &mut self.workers[worker.worker.get() as usize - 1];
+            match worker.phase {
+                Phase::Listening => assert!(seen.ready && !seen.leaving),
+                Phase::Starting | Phase::Online => assert!(!seen.ready && !seen.leaving),
+                Phase::Disconnecting | Phase::Terminating | Phase::Killed => seen.leaving = true,
+            }
+            if worker.phase != Phase::Listening {
+                assert!(deadline.is_some_and(|at| at <= now + ladder), "{worker:?} waits without a deadline");
+            } else if worker.untaken > 0 && !worker.hung {
+                assert!(deadline.is_some(), "{worker:?} waits without a deadline");
+            }
+            if let Some(process) = processes.get(&worker.worker) {
+                assert_eq!(
+                    worker.untaken,
+                    process.channel.len() as u64,
+                    "what is on its way to {}",
+                    worker.worker
+                );
+            }
+        }
+    }
+
+    fn look_at_slots(&self, picture: &Snapshot, deadline: Option<Time>) {
+        assert_eq!(picture.slots.len(), self.slots as usize);
+        let mut staying = 0;
+        for slot in &picture.slots {
+            let here = picture.workers.iter().filter(|worker| worker.slot == slot.slot);
+            let here = here.filter(|worker| worker.phase <= Phase::Listening).count();
+            staying += here;
+            match slot.state {
+                SlotState::Filled(_) => assert!(here <= 3, "{here} workers in one slot"),
+                SlotState::Waiting(_) => assert!(here == 0 && (deadline.is_some() || self.stopping)),
+                SlotState::Open => assert!(here == 0 && self.stopping, "an empty slot stays empty"),
+                SlotState::Done | SlotState::Errored => assert_eq!(here, 0),
+            }
+        }
+        let most = self.slots as usize + self.settings.surge as usize + 1;
+        assert!(staying <= most, "{staying} workers for {} slots", self.slots);
+    }
+
+    /// Nothing is lost on the way: what was sent has been taken, came back, or is under way.
+    fn look_at_connections(picture: &Snapshot, connections: &[Place]) {
+        let Totals { sent, taken, returned, outstanding, lost } = picture.connections;
+        assert_eq!(sent, taken + returned + outstanding + lost);
+        assert_eq!(lost, 0, "what a dead worker had not taken came back");
+        let in_place =
+            |wanted: fn(&Place) -> bool| connections.iter().filter(|place| wanted(place)).count() as u64;
+        assert_eq!(outstanding, in_place(|place| matches!(place, Place::Sent(_))));
+        assert_eq!(taken, in_place(|place| matches!(place, Place::Taken(_) | Place::Served | Place::Lost)));
+    }
+
+    /// Where a connection may be at the end.
+    pub(crate) fn is_settled(connection: &Place) -> bool {
+        matches!(connection, Place::Served | Place::Lost | Place::Waiting)
+    }
+
+    /// Only for messages.
+    pub(crate) fn first_unsettled(connections: &[Place]) -> Option<Connection> {
+        connections.iter().position(|place| !Self::is_settled(place))
+    }
+}
