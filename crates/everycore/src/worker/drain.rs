@@ -142,6 +142,8 @@ impl Drop for Hold {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use super::*;
     use crate::worker::testing::run;
 
@@ -150,8 +152,10 @@ mod tests {
         let drain = Drain::new().unwrap();
         assert!(!drain.has_begun());
         run(async {
-            let (waited, ()) = tokio::join!(drain.settled(), async { drain.begin(Why::Asked) });
-            waited
+            let mut settled = pin!(drain.settled());
+            assert!(poll_fn(|cx| Poll::Ready(settled.as_mut().poll(cx).is_pending())).await);
+            drain.begin(Why::Asked);
+            settled.await;
         });
         drain.begin(Why::PrimaryGone);
         assert!(drain.is_because(Why::Asked) && drain.is_because(Why::PrimaryGone));
@@ -166,7 +170,7 @@ mod tests {
         drain.begin(Why::PrimaryGone);
         run(async {
             let mut settled = pin!(drain.settled());
-            assert!(poll_fn(|cx| std::task::Poll::Ready(settled.as_mut().poll(cx).is_pending())).await);
+            assert!(poll_fn(|cx| Poll::Ready(settled.as_mut().poll(cx).is_pending())).await);
             drop(hold);
             settled.await;
         });

@@ -1,0 +1,136 @@
+//! Which half of the program this process runs, decided once from what it finds at its start.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use everycore_ipc::{Codec, Connection, Incoming, Limits, Message, Outgoing, Received};
+use everycore_sys::inherit::{self, Expect};
+use everycore_sys::socket_pair;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::cluster::Cluster;
+use crate::error::{Error, Result};
+use crate::protocol::{CHANNEL_VARIABLE, FromWorker, ToWorker, VERSION};
+use crate::worker::Worker;
+
+/// How long the primary's first frame may take. It is in the channel before the worker starts.
+const WELCOME: Duration = Duration::from_secs(10);
+
+/// What this process is.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one per process, and it is taken apart at once")]
+pub enum Role {
+    /// The one that forks and supervises: set it up and [`run`](Cluster::run) it.
+    Primary(Cluster),
+    /// One that was forked to do the work.
+    Worker(Worker),
+}
+
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Says whether this process is the primary or a worker of it. Call it once, first thing in `main`.
+///
+/// A worker is known by an inherited channel, named in the variable `EVERYCORE_CHANNEL`. The variable is removed, so
+/// that programs this one starts do not take themselves for workers; one without a channel to match, inherited by
+/// accident, means *primary*.
+///
+/// ```no_run
+/// use everycore::Role;
+///
+/// fn main() -> everycore::Result<()> {
+///     match everycore::role()? {
+///         Role::Primary(cluster) => cluster.workers(4).run().map(drop),
+///         Role::Worker(worker) => worker.block_on(async |worker| {
+///             let mut listener = worker.listen("127.0.0.1:8000").await?;
+///             while let Ok((_stream, peer)) = listener.accept().await {
+///                 eprintln!("{worker} serves {peer}");
+///             }
+///             Ok(())
+///         }),
+///     }
+/// }
+/// ```
+///
+/// # Errors
+/// [`Error::RoleTooLate`] when threads run already, a started runtime for instance; [`Error::Setting`] the second time;
+/// [`Error::Channel`] or [`Error::Protocol`] when the primary does not say who this worker is.
+pub fn role() -> Result<Role> {
+    if !inherit::is_single_threaded() {
+        let threads = std::fs::read_dir("/proc/self/task").map_or(2, Iterator::count);
+        return Err(Error::RoleTooLate { threads });
+    }
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Err(Error::Setting(
+            "this process has asked for its role before; call everycore::role() once and pass the result on"
+                .into(),
+        ));
+    }
+    let found =
+        inherit::take_environment(&[CHANNEL_VARIABLE]).map_err(|_| Error::RoleTooLate { threads: 2 })?;
+    let channel = found.into_iter().flatten().next().and_then(|value| inherited(value.to_str()?));
+    Ok(match channel {
+        Some(channel) => Role::Worker(join(channel)?),
+        None => Role::Primary(Cluster::builder()),
+    })
+}
+
+/// The channel the variable speaks of; `None` when it is not here, or is another one by now.
+fn inherited(variable: &str) -> Option<OwnedFd> {
+    let (number, inode) = variable.split_once(',')?;
+    // All sockets are on one device, so a socket of our own has the half that the variable leaves out.
+    let (device, _) = inherit::identity(socket_pair::stream_pair().ok()?.0).ok()?.split_once(':').map(own)?;
+    let identity = std::ffi::OsString::from(format!("{device}:{inode}"));
+    inherit::adopt_fd(number.parse().ok()?, &[Expect::UnixStream, Expect::Identity(&identity)]).ok()
+}
+
+fn own((first, second): (&str, &str)) -> (String, String) {
+    (first.to_owned(), second.to_owned())
+}
+
+/// Reads the welcome and answers it.
+pub(crate) fn join(channel: OwnedFd) -> Result<Worker> {
+    let failed = |doing| move |source| Error::Channel { doing, source };
+    let mut connection = Connection::new(channel, Codec::Native, Limits::default())
+        .map_err(failed("taking over its descriptor"))?;
+    let mut frame = first_frame(&mut connection)?;
+    let welcome = match ToWorker::decode(frame.bytes()) {
+        Ok(ToWorker::Welcome(welcome)) => welcome,
+        Ok(other) => return Err(Error::Protocol(format!("{other:?} instead of a welcome"))),
+        Err(error) => return Err(Error::Protocol(error.to_string())),
+    };
+    let [page, bell] = handles(&mut frame)?;
+    let hello = Message::raw(FromWorker::Hello { version: VERSION }.encode());
+    connection.queue(Outgoing::internal(hello)).map_err(|_| Error::Disconnected)?;
+    connection.flush().map_err(|error| failed("answering the welcome")(io::Error::other(error)))?;
+    Worker::new(connection, welcome, page, bell).map_err(failed("setting up what came with the welcome"))
+}
+
+fn first_frame(connection: &mut Connection) -> Result<Message> {
+    let doing = "waiting for the welcome";
+    let deadline = Instant::now() + WELCOME;
+    loop {
+        match connection.receive() {
+            Ok(Received::Message(Incoming::Internal(message))) => return Ok(message),
+            Ok(Received::Message(_)) => return Err(Error::Protocol("a message before the welcome".into())),
+            Ok(Received::Closed) => return Err(Error::PrimaryGone),
+            Ok(Received::Blocked) => {}
+            Err(error) => return Err(Error::Channel { doing, source: io::Error::other(error) }),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::Channel { doing, source: io::ErrorKind::TimedOut.into() });
+        }
+        let timeout = crate::worker::timespec(left);
+        let mut fds = [PollFd::new(connection, PollFlags::IN)];
+        // An interrupted or failed poll shows in the next receive.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+}
+
+fn handles(welcome: &mut Message) -> Result<[OwnedFd; 2]> {
+    let handles: Vec<OwnedFd> = welcome.take_handles().into_iter().map(|handle| handle.into_fd()).collect();
+    let count = handles.len();
+    handles.try_into().map_err(|_| Error::Protocol(format!("a welcome with {count} handles instead of 2")))
+}

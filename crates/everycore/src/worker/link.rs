@@ -1,0 +1,438 @@
+//! The worker's end of the control channel: one reader that sorts, many who wait.
+//!
+//! Orders of the primary are carried out as they are read, answers go to whoever asked, messages of the program wait
+//! in the inbox. Nothing here waits: neighbours `driver` (which reads and writes when the channel can) and `wait`
+//! (which waits, with and without a runtime).
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use everycore_ipc::{Connection, Flush, Incoming, Message, Outgoing, Received, SendError};
+use everycore_sys::eventfd::EventFd;
+use tokio::sync::{Notify, oneshot};
+
+use super::drain::{Drain, Why};
+use super::driver::Driver;
+use super::inbox::{Inbox, Item, Room};
+use super::load::Load;
+use super::registration::{Grant, Registration};
+use super::trouble::{Trouble, Troubles};
+use crate::error::{Error, Result};
+use crate::protocol::{FromWorker, ListenFailure, ToWorker, Wanted};
+
+/// Messages read in one go; then others get their turn.
+const READ_AT_ONCE: usize = 128;
+
+/// When to write again after the kernel refused more descriptors in flight.
+const THROTTLED: Duration = Duration::from_millis(1);
+
+/// What the answer to a `Listen` comes to.
+pub(crate) type ListenAnswer = Result<Grant, ListenFailure>;
+
+/// See the module. Shared by everything in the worker.
+pub(crate) struct Link {
+    state: Mutex<State>,
+    pub(crate) drain: Arc<Drain>,
+    pub(crate) load: Arc<Load>,
+    troubles: Arc<Troubles>,
+    pub(crate) driver: Driver,
+    /// For the driver: there is something to write, or room to read.
+    pub(crate) nudged: Notify,
+    /// As `nudged`, for a driver that is a thread.
+    pub(crate) bell: EventFd,
+    /// A message has come, or none will any more.
+    pub(crate) arrived: Notify,
+    /// Something was written, or never will be.
+    pub(crate) room: Notify,
+    /// For threads that wait, whatever for.
+    changed: Condvar,
+}
+
+/// What the lock protects.
+pub(crate) struct State {
+    connection: Connection,
+    inbox: Inbox,
+    /// Words of our own that found the queue full.
+    held_back: VecDeque<FromWorker>,
+    answers: HashMap<u64, oneshot::Sender<Result<Message>>>,
+    listens: HashMap<u64, oneshot::Sender<ListenAnswer>>,
+    leave_noted: Vec<oneshot::Sender<()>>,
+    next: u64,
+    /// The turn of the loop in which a message was last written at once: later ones of that turn go together.
+    wrote_in: Option<u64>,
+    throttled: bool,
+    over: bool,
+}
+
+/// What the driver has to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    pub(crate) to_read: bool,
+    pub(crate) to_write: bool,
+    pub(crate) until: Option<Instant>,
+}
+
+/// How a round of reading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// Nothing more is there.
+    Empty,
+    /// There may be more; others first.
+    More,
+    /// The channel has ended.
+    Over,
+}
+
+impl Link {
+    pub(crate) fn new(
+        connection: Connection,
+        drain: Arc<Drain>,
+        load: Arc<Load>,
+        troubles: Arc<Troubles>,
+    ) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            state: Mutex::new(State {
+                connection,
+                inbox: Inbox::default(),
+                held_back: VecDeque::new(),
+                answers: HashMap::new(),
+                listens: HashMap::new(),
+                leave_noted: Vec::new(),
+                next: 0,
+                wrote_in: None,
+                throttled: false,
+                over: false,
+            }),
+            drain,
+            load,
+            troubles,
+            driver: Driver::default(),
+            nudged: Notify::new(),
+            bell: EventFd::new()?,
+            arrived: Notify::new(),
+            room: Notify::new(),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// A panic elsewhere cannot leave the state half-changed: every change is one call.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits, as a thread, for any change; `None` waits without end.
+    pub(crate) fn wait_change<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        deadline: Option<Instant>,
+    ) -> MutexGuard<'a, State> {
+        match deadline {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
+
+    /// A descriptor to wait on; the channel itself stays here.
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.lock().connection.as_fd().try_clone_to_owned()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().over
+    }
+
+    /// Queues a message and writes it, unless one was written in this turn of the loop already: then it goes with
+    /// what else the turn brings.
+    pub(crate) fn post(&self, outgoing: Outgoing) -> Result<(), SendError> {
+        let turn = self.load.turn();
+        let mut state = self.lock();
+        state.connection.queue(outgoing)?;
+        if turn.is_some() && turn == state.wrote_in && self.driver.is_running() {
+            self.nudge();
+        } else {
+            state.wrote_in = turn;
+            self.flush_or_nudge(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Says something to the primary's library. Never refused: what finds the queue full goes before the next message.
+    pub(crate) fn tell(&self, what: FromWorker) {
+        let mut state = self.lock();
+        if !state.over {
+            state.held_back.push_back(what);
+            self.flush_or_nudge(&mut state);
+        }
+    }
+
+    /// Asks the primary for a listener.
+    pub(crate) fn ask_listener(&self, what: Wanted) -> Result<oneshot::Receiver<ListenAnswer>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.lock();
+        if state.over {
+            return Err(Error::PrimaryGone);
+        }
+        state.next += 1;
+        let request = state.next;
+        state.listens.insert(request, sender);
+        state.held_back.push_back(FromWorker::Listen { request, what });
+        self.flush_or_nudge(&mut state);
+        Ok(receiver)
+    }
+
+    /// Opens a question to the program in the primary; the number goes out with it.
+    pub(crate) fn open_request(&self) -> Result<(u64, oneshot::Receiver<Result<Message>>)> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.lock();
+        if state.over {
+            return Err(Error::Disconnected);
+        }
+        state.next += 1;
+        let id = state.next;
+        state.answers.insert(id, sender);
+        Ok((id, receiver))
+    }
+
+    /// Nobody waits for this answer any more.
+    pub(crate) fn close_request(&self, id: u64) {
+        self.lock().answers.remove(&id);
+    }
+
+    /// Tells the primary that this worker leaves by its own wish; the receiver hears when it has been noted.
+    pub(crate) fn ask_to_leave(&self) -> Option<oneshot::Receiver<()>> {
+        let mut state = self.lock();
+        if state.over {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        state.leave_noted.push(sender);
+        state.held_back.push_back(FromWorker::Leaving);
+        self.flush_or_nudge(&mut state);
+        Some(receiver)
+    }
+
+    /// Takes the oldest message of the program.
+    pub(crate) fn take(&self, state: &mut State) -> Option<Item> {
+        let (item, room_again) = state.inbox.pop(Instant::now())?;
+        if room_again {
+            self.nudge();
+        }
+        Some(item)
+    }
+
+    /// Wakes the driver.
+    pub(crate) fn nudge(&self) {
+        self.nudged.notify_one();
+        if self.driver.is_thread() {
+            let _ = self.bell.ring();
+        }
+    }
+
+    /// Writes what is queued; true when nothing is left.
+    pub(crate) fn write(&self) -> bool {
+        let mut state = self.lock();
+        self.flush(&mut state);
+        state.is_flushed()
+    }
+
+    /// Closes our side, after what was flushed.
+    pub(crate) fn shut_down(&self) {
+        let mut state = self.lock();
+        state.connection.shut_down();
+        self.end(&mut state);
+    }
+
+    /// What the driver should wait for.
+    pub(crate) fn wait(&self, now: Instant) -> Wait {
+        let state = self.lock();
+        let room = state.inbox.room(now);
+        let full_until = match room {
+            Room::Full(until) => Some(until),
+            Room::Free | Room::Overdue => None,
+        };
+        let throttled_until = state.throttled.then(|| now + THROTTLED);
+        Wait {
+            to_read: full_until.is_none(),
+            to_write: !state.is_flushed() && !state.throttled,
+            until: [full_until, throttled_until].into_iter().flatten().min(),
+        }
+    }
+
+    /// Reads and sorts what has come.
+    pub(crate) fn read(self: &Arc<Self>, now: Instant) -> Read {
+        // Listeners nobody waits for any more: dropping them takes the lock.
+        let mut unwanted = Vec::new();
+        let mut state = self.lock();
+        let dropped = state.inbox.dropped();
+        let mut read = Read::More;
+        for _ in 0..READ_AT_ONCE {
+            if state.over {
+                read = Read::Over;
+                break;
+            }
+            if matches!(state.inbox.room(now), Room::Full(_)) {
+                break;
+            }
+            match state.connection.receive() {
+                Ok(Received::Message(incoming)) => self.sort(&mut state, incoming, now, &mut unwanted),
+                Ok(Received::Blocked) => {
+                    read = Read::Empty;
+                    break;
+                }
+                // A primary that breaks the protocol is no primary: drain and leave, as if it had died.
+                Ok(Received::Closed) | Err(_) => self.end(&mut state),
+            }
+        }
+        let count = state.inbox.dropped();
+        drop(state);
+        drop(unwanted);
+        self.changed.notify_all();
+        if count > dropped {
+            self.troubles.tell(&Trouble::MessagesDropped { count });
+        }
+        read
+    }
+
+    fn sort(
+        self: &Arc<Self>,
+        state: &mut State,
+        incoming: Incoming,
+        now: Instant,
+        unwanted: &mut Vec<Registration>,
+    ) {
+        match incoming {
+            Incoming::User(message) => self.keep(state, Item { message, request: None }, now),
+            Incoming::Request { id, message } => self.keep(state, Item { message, request: Some(id) }, now),
+            Incoming::Reply { id, message } => {
+                if let Some(asker) = state.answers.remove(&id) {
+                    let _ = asker.send(Ok(message));
+                }
+            }
+            Incoming::Internal(message) => match ToWorker::decode(message.bytes()) {
+                Ok(order) => unwanted.extend(self.obey(state, order, message)),
+                Err(_) => self.end(state),
+            },
+        }
+    }
+
+    fn keep(&self, state: &mut State, item: Item, now: Instant) {
+        if state.inbox.push(item, now) {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Carries out an order; gives back a listener that nobody waits for.
+    fn obey(
+        self: &Arc<Self>,
+        state: &mut State,
+        order: ToWorker,
+        mut message: Message,
+    ) -> Option<Registration> {
+        match order {
+            ToWorker::Disconnect => self.drain.begin(Why::Asked),
+            ToWorker::LeaveNoted => {
+                for asker in state.leave_noted.drain(..) {
+                    let _ = asker.send(());
+                }
+            }
+            ToWorker::Granted { request, key, mode, address } => {
+                let registration = Registration::new(Arc::clone(self), key);
+                let asker = state.listens.remove(&request);
+                let Some(handle) = message.take_handle() else {
+                    give(asker, Err(no_room_for_listener()));
+                    return Some(registration);
+                };
+                return give(asker, Ok(Grant { handle: handle.into_fd(), mode, address, registration }));
+            }
+            ToWorker::Refused { request, failure } => {
+                give(state.listens.remove(&request), Err(failure));
+            }
+            // There is one, and it was the first frame.
+            ToWorker::Welcome(_) => {}
+        }
+        None
+    }
+
+    /// For everyone but the driver, which finds out by itself that something is left.
+    fn flush_or_nudge(&self, state: &mut State) {
+        self.flush(state);
+        if !state.is_flushed() {
+            self.nudge();
+        }
+    }
+
+    fn flush(&self, state: &mut State) {
+        while let Some(what) = state.held_back.front() {
+            let frame = Outgoing::internal(Message::raw(what.encode()));
+            match state.connection.queue(frame) {
+                Ok(()) => drop(state.held_back.pop_front()),
+                Err(SendError::Full(_)) => break,
+                Err(_) => state.held_back.clear(),
+            }
+        }
+        match state.connection.flush() {
+            Ok(Flush::Done | Flush::Blocked) => state.throttled = false,
+            Ok(Flush::Throttled) => state.throttled = true,
+            // What the primary had sent may still be read; the reader finds the end.
+            Err(_) => state.held_back.clear(),
+        }
+        self.room.notify_waiters();
+        self.changed.notify_all();
+    }
+
+    /// The channel is no more: whoever waits for something from it hears so.
+    fn end(&self, state: &mut State) {
+        if std::mem::replace(&mut state.over, true) {
+            return;
+        }
+        for (_, asker) in state.answers.drain() {
+            let _ = asker.send(Err(Error::Disconnected));
+        }
+        state.listens.clear();
+        state.leave_noted.clear();
+        state.held_back.clear();
+        self.drain.begin(Why::PrimaryGone);
+        self.arrived.notify_waiters();
+        self.room.notify_waiters();
+        self.changed.notify_all();
+        self.nudge();
+    }
+}
+
+impl State {
+    /// Whether a message may be queued: those of the program give way to what was held back.
+    pub(crate) fn has_room(&self) -> bool {
+        self.over || self.is_flushed()
+    }
+
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.held_back.is_empty() && self.connection.queued_bytes() == 0
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+}
+
+/// Answers whoever asked for a listener; gives it back when nobody does any more.
+fn give(asker: Option<oneshot::Sender<ListenAnswer>>, answer: ListenAnswer) -> Option<Registration> {
+    let unwanted = match asker {
+        Some(asker) => asker.send(answer).err()?,
+        None => answer,
+    };
+    unwanted.ok().map(|grant| grant.registration)
+}
+
+fn no_room_for_listener() -> ListenFailure {
+    let error = io::Error::from(rustix::io::Errno::MFILE);
+    ListenFailure {
+        errno: rustix::io::Errno::MFILE.raw_os_error(),
+        message: format!("the listener was granted, but its descriptor did not arrive: {error}"),
+    }
+}

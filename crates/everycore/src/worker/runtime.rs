@@ -1,0 +1,103 @@
+//! The life of a worker's program under a runtime: built, run, and left in order.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Worker;
+use super::drain::Why;
+use super::driver::{ensure_task, ensure_thread};
+use crate::error::{Error, Result};
+
+/// How long the last messages may take to be written, and tasks that block to end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+impl Worker {
+    /// Runs the worker's program to its end, on a tokio runtime of this one thread, with I/O and time enabled.
+    ///
+    /// The primary sees when the loop is busy, so it hands connections to workers that are not. When the program has
+    /// ended, the worker leaves in order: see [`finish`](Self::finish). Tasks that were spawned go on until then.
+    ///
+    /// ```no_run
+    /// # fn serve(worker: everycore::Worker) -> everycore::Result<()> {
+    /// worker.block_on(async |worker| {
+    ///     let mut listener = worker.listen("127.0.0.1:8000").await?;
+    ///     while let Ok((stream, _)) = listener.accept().await {
+    ///         tokio::spawn(async move { drop(stream) });
+    ///     }
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The program's own, or the runtime cannot be built.
+    pub fn block_on<T, E, P, F>(&self, program: P) -> Result<T, E>
+    where
+        P: FnOnce(Worker) -> F,
+        F: Future<Output = Result<T, E>>,
+        E: From<Error>,
+    {
+        let load = &self.core.link.load;
+        let (parked, unparked) = (Arc::clone(load), Arc::clone(load));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_park(move || parked.park())
+            .on_thread_unpark(move || unparked.unpark())
+            .build()
+            .map_err(|source| Error::System { doing: "building the worker's runtime", source })?;
+        let in_loop = load.enter_loop();
+        let result = runtime.block_on(async {
+            ensure_task(&self.core.link)?;
+            let result = program(self.clone()).await;
+            self.finish().await;
+            result
+        });
+        drop(in_loop);
+        runtime.shutdown_timeout(LAST_WORDS);
+        result
+    }
+
+    /// Leaves the cluster in order: accepts no more, waits until no connection is left or the time to drain is over,
+    /// writes the last messages, closes the channel. [`block_on`](Self::block_on) does it by itself; a program with
+    /// its own runtime calls it last.
+    pub async fn finish(&self) {
+        let link = &self.core.link;
+        link.drain.begin(Why::Ended);
+        let _ = tokio::time::timeout(self.drain_time(), link.load.idle()).await;
+        let _ = tokio::time::timeout(LAST_WORDS, self.flushed()).await;
+        link.shut_down();
+    }
+
+    /// As [`finish`](Self::finish), for a program without a runtime.
+    pub fn finish_blocking(&self) {
+        let link = &self.core.link;
+        link.drain.begin(Why::Ended);
+        link.load.idle_blocking(Instant::now() + self.drain_time());
+        let deadline = Instant::now() + LAST_WORDS;
+        // Where no thread can be started the last messages go as far as the kernel takes them at once.
+        if !link.write() && ensure_thread(link).is_ok() {
+            let mut state = link.lock();
+            while !state.is_flushed() && !state.is_over() && Instant::now() < deadline {
+                state = link.wait_change(state, Some(deadline));
+            }
+        }
+        link.shut_down();
+    }
+
+    async fn flushed(&self) {
+        let link = &self.core.link;
+        loop {
+            let mut room = pin!(link.room.notified());
+            room.as_mut().enable();
+            if link.write() || link.is_over() {
+                return;
+            }
+            // `write` has just notified; only the next change counts.
+            room.set(link.room.notified());
+            room.as_mut().enable();
+            poll_fn(|cx| room.as_mut().poll(cx)).await;
+        }
+    }
+}

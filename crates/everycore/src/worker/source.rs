@@ -1,0 +1,129 @@
+//! Where connections come from: a hand-off channel from the primary, or a listener shared with the other workers.
+//!
+//! One connection per call, and none of it waits. Neighbour: [`Listener`](crate::Listener) waits.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use everycore_sys::accept::{FairAccept, is_exhaustion};
+use everycore_sys::scm_rights;
+
+use super::drain::{Drain, Hold};
+use super::load::Load;
+use super::spare::Spare;
+use super::stream::Stream;
+use crate::protocol::{Mode, record};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) enum Source {
+    HandOff(HandOff),
+    Shared(FairAccept),
+}
+
+/// The reading end of a hand-off channel.
+#[derive(Debug)]
+pub(crate) struct HandOff {
+    channel: OwnedFd,
+    spare: Spare,
+    _hold: Hold,
+}
+
+/// What one look has found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A connection, counted as taken.
+    Connection(Stream),
+    /// None at present.
+    Nothing,
+    /// There will be no more.
+    End,
+    /// This process is out of descriptors: wait, what is there stays where it is.
+    Exhausted,
+    /// A connection came for which this process had no descriptor left: it is lost.
+    Lost,
+}
+
+impl Source {
+    pub(crate) fn new(handle: OwnedFd, mode: Mode, drain: &Arc<Drain>) -> io::Result<Self> {
+        match mode {
+            Mode::HandOff => {
+                Ok(Self::HandOff(HandOff { channel: handle, spare: Spare::new(), _hold: drain.hold() }))
+            }
+            Mode::Shared => Ok(Self::Shared(FairAccept::new(handle)?)),
+        }
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self, Self::Shared(_))
+    }
+
+    /// Takes one connection.
+    ///
+    /// # Errors
+    /// The source is no source at all.
+    pub(crate) fn take(&self, load: &Arc<Load>) -> io::Result<Found> {
+        match self {
+            Self::HandOff(channel) => channel.take(load),
+            Self::Shared(listener) => match listener.accept() {
+                Ok(Some(accepted)) => {
+                    Ok(Found::Connection(Stream::new(accepted.socket, accepted.peer, load.take())))
+                }
+                Ok(None) => Ok(Found::Nothing),
+                Err(error) if is_exhaustion(&error) => Ok(Found::Exhausted),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+impl HandOff {
+    fn take(&self, load: &Arc<Load>) -> io::Result<Found> {
+        if self.spare.make_room(&self.channel).is_err() {
+            return Ok(Found::Exhausted);
+        }
+        let mut buffer = [0; record::LEN];
+        let received = scm_rights::receive_one(&self.channel, &mut buffer);
+        if let Ok(Some((_, fd))) = &received {
+            self.spare.learn(fd.as_ref());
+        }
+        self.spare.restore(&self.channel);
+        match received {
+            Ok(Some((length, Some(fd)))) => {
+                // The kernel has dequeued it: from here on the connection is ours alone.
+                let lease = load.take();
+                // Only the primary writes here, and only whole records.
+                let peer: Option<SocketAddr> = record::decode(&buffer[..length]).flatten();
+                Ok(Found::Connection(Stream::new(fd, peer, lease)))
+            }
+            Ok(Some((_, None))) => {
+                drop(load.take());
+                Ok(Found::Lost)
+            }
+            Ok(None) => Ok(Found::End),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Found::Nothing),
+            // A primary that has died with unread words of ours: what it had sent was read before this came up.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Found::End),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for Source {
+    /// Readable while a connection waits.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::HandOff(channel) => channel.channel.as_fd(),
+            Self::Shared(listener) => listener.as_fd(),
+        }
+    }
+}
+
+impl AsRawFd for Source {
+    /// For the reactor, which asks for it in this form.
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
