@@ -38,11 +38,11 @@ pub(crate) enum Command {
 }
 
 /// Run a program as worker processes behind one port
-///
-/// In the foreground, and fit to be a container's first process. Everycore's own lines go to standard error.
 #[derive(Debug, Flags)]
 #[command(override_usage = "everycore run [OPTIONS] -- CMD…")]
 #[command(after_help = "\
+Stays in the foreground; fit to be a container's first process. Its own lines go to standard error.
+
 Signals:
   TERM INT QUIT   stop: finish what is being served; a second one stops at once
   HUP             reload: each new worker is ready before its predecessor leaves
@@ -74,8 +74,8 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) policy: Option<Policy>,
 
-    /// How the program gets its connections
-    #[arg(long, value_enum, default_value_t)]
+    /// How the program gets its connections: auto, library or socket [default: auto]
+    #[arg(long, value_enum, default_value_t, hide_default_value = true, hide_possible_values = true)]
     pub(crate) kind: Kind,
 
     /// What makes a worker ready: listen, notify, message, online or delay:DURATION
@@ -94,8 +94,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DURATION", value_parser = value::positive_duration)]
     pub(crate) timeout: Option<Duration>,
 
-    /// When a worker that ended is replaced [default: always]
-    #[arg(long, value_enum, value_name = "WHEN")]
+    /// When a worker that ended is replaced: always, on-failure or never [default: always]
+    #[arg(long, value_enum, value_name = "WHEN", hide_possible_values = true)]
     pub(crate) restart: Option<Restart>,
 
     /// Give a worker's place up after N failures within a time [default: 10/5m]
@@ -110,8 +110,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DIR")]
     pub(crate) cwd: Option<PathBuf>,
 
-    /// What becomes of the workers' output [default: prefix on a terminal, else inherit]
-    #[arg(long, value_enum, value_name = "HOW")]
+    /// What becomes of the workers' output: prefix or inherit [default: prefix on a terminal]
+    #[arg(long, value_enum, value_name = "HOW", hide_possible_values = true)]
     pub(crate) output: Option<Output>,
 
     #[command(flatten)]
@@ -124,6 +124,7 @@ pub(crate) struct Run {
 
 /// Serve a built-in HTTP worker on every core
 #[derive(Debug, Flags)]
+#[command(override_usage = "everycore demo [OPTIONS]")]
 #[command(after_help = "\
 Examples:
   everycore demo

@@ -11,8 +11,6 @@
 //! | 78 | bad configuration, from file or environment |
 //! | 126, 127 | the program cannot be executed, or is not found |
 //! | 128+n | killed by signal n, as shells report it |
-//!
-//! A program that is not restarted passes its own code on once its last worker has ended.
 
 use std::error::Error;
 use std::fmt;
@@ -27,8 +25,6 @@ pub(crate) enum Code {
     Config,
     NotExecutable,
     NotFound,
-    /// The program's own, or 128 and its signal.
-    Program(u8),
 }
 
 impl From<Code> for ExitCode {
@@ -40,7 +36,6 @@ impl From<Code> for ExitCode {
             Code::Config => 78,
             Code::NotExecutable => 126,
             Code::NotFound => 127,
-            Code::Program(code) => code,
         })
     }
 }
@@ -104,17 +99,15 @@ impl Error for Failure {
 impl From<everycore::Error> for Failure {
     fn from(error: everycore::Error) -> Self {
         use everycore::Error as E;
-        let code = match &error {
-            E::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                Code::Permission
-            }
-            E::Address(_) | E::Setting(_) => Code::Usage,
-            _ => Code::Failed,
-        };
         let what = error.to_string();
-        match code {
-            Code::Usage => Self::usage(what),
-            code => Self::because(code, what, error),
+        match &error {
+            // These tell the whole story themselves.
+            E::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Self::new(Code::Permission, what)
+            }
+            E::Bind { .. } => Self::new(Code::Failed, what),
+            E::Address(_) | E::Setting(_) => Self::usage(what),
+            _ => Self::because(Code::Failed, what, error),
         }
     }
 }
@@ -146,6 +139,10 @@ mod tests {
             source: io::ErrorKind::PermissionDenied.into(),
             message: "bind :80: permission denied".into(),
         };
-        assert_eq!(Failure::from(error).code, Code::Permission);
+        let failure = Failure::from(error);
+        assert_eq!(
+            (failure.code, failure.chain().as_str()),
+            (Code::Permission, "bind :80: permission denied")
+        );
     }
 }

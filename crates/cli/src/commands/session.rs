@@ -84,7 +84,7 @@ impl Session {
         self.setup.tails.settle(LAST_OUTPUT);
         let ending = match outcome {
             Ok(Outcome::Stopped) => Ok("stopped"),
-            Ok(Outcome::Completed) => self.all_done(),
+            Ok(Outcome::Completed) => Ok("all workers are done"),
             Ok(Outcome::AllErrored) => Err(self.all_given_up()),
             Err(error) => Err(error.into()),
         };
@@ -96,14 +96,6 @@ impl Session {
         }
         self.screen.close();
         ending.map(drop)
-    }
-
-    /// Every worker has ended and none is to follow: as good as the worst of them.
-    fn all_done(&self) -> Result<&'static str, Failure> {
-        match lock(&self.narrator).last_failure() {
-            None => Ok("all workers are done"),
-            Some(failed) => Err(Failure::new(failed.code(), failed.how.clone())),
-        }
     }
 
     fn all_given_up(&self) -> Failure {

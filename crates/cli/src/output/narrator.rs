@@ -6,7 +6,6 @@ use everycore::{Event, ExitReason, ExitStatus, WorkerInfo};
 
 use super::prefix::Tone;
 use super::spoken;
-use crate::exit::Code;
 
 /// One thing to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,21 +52,6 @@ pub(crate) struct Failed {
     pub(crate) worker: u32,
     /// `worker 3 (pid 12) exited with code 1`
     pub(crate) how: String,
-    /// `None` for one that could not be started.
-    status: Option<ExitStatus>,
-}
-
-impl Failed {
-    /// The exit code a shell would report.
-    pub(crate) fn code(&self) -> Code {
-        match self.status {
-            Some(ExitStatus::Code(code)) => u8::try_from(code).map_or(Code::Failed, Code::Program),
-            Some(ExitStatus::Signal(signal)) => {
-                u8::try_from(signal.saturating_add(128)).map_or(Code::Failed, Code::Program)
-            }
-            Some(ExitStatus::Unknown) | None => Code::Failed,
-        }
-    }
 }
 
 impl Narrator {
@@ -100,8 +84,7 @@ impl Narrator {
             }
             Event::Error { worker, reason } => {
                 let how = format!("{worker}: {reason}");
-                self.failures
-                    .insert(worker.slot, Failed { worker: worker.id, how: how.clone(), status: None });
+                self.failures.insert(worker.slot, Failed { worker: worker.id, how: how.clone() });
                 Some(Line::bad(how))
             }
             Event::Hung { worker } => Some(Line::bad(format!(
@@ -176,8 +159,7 @@ impl Narrator {
             ExitReason::Code | ExitReason::Signal => format!("{worker} {status}"),
             reason => format!("{worker} {status} ({})", reason_in_words(reason)),
         };
-        self.failures
-            .insert(worker.slot, Failed { worker: worker.id, how: how.clone(), status: Some(status) });
+        self.failures.insert(worker.slot, Failed { worker: worker.id, how: how.clone() });
         Line::bad(how)
     }
 }
