@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Where to listen.
@@ -26,8 +26,10 @@ pub enum Address {
         /// The port; 0 lets the kernel choose.
         port: u16,
     },
-    /// A Unix stream socket at this path.
+    /// A Unix stream socket at this path; a path that begins with a NUL byte is an abstract name.
     Unix(PathBuf),
+    /// A UDP socket, which all workers share.
+    Udp(SocketAddr),
 }
 
 /// Why a text is not an address.
@@ -61,6 +63,9 @@ impl FromStr for Address {
                 Ok(Self::Unix(path.into()))
             };
         }
+        if let Some(address) = text.strip_prefix("udp://") {
+            return address.parse().map(Self::Udp).map_err(|_| wrong("UDP needs an IP address and a port"));
+        }
         let text_of_address = text.strip_prefix("tcp://").unwrap_or(text);
         if let Ok(address) = text_of_address.parse::<SocketAddr>() {
             return Ok(Self::Tcp(address));
@@ -91,9 +96,15 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Any { port } => write!(f, ":{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(path) => write!(f, "unix:{}", readable(path)),
+            Self::Udp(address) => write!(f, "udp://{address}"),
         }
     }
+}
+
+/// An abstract name with the `@` that tools show for its NUL byte.
+fn readable(path: &Path) -> String {
+    path.to_string_lossy().replace('\0', "@")
 }
 
 impl From<SocketAddr> for Address {
@@ -160,22 +171,33 @@ pub enum BoundAddress {
     Tcp(SocketAddr),
     /// A Unix socket path.
     Unix(PathBuf),
+    /// The IP address and port of a UDP socket.
+    Udp(SocketAddr),
 }
 
 impl fmt::Display for BoundAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(path) => write!(f, "unix:{}", readable(path)),
+            Self::Udp(address) => write!(f, "udp://{address}"),
         }
     }
 }
 
 impl BoundAddress {
-    /// The IP address and port, unless this is a Unix socket.
+    /// The IP address and port of a TCP socket.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
+            Self::Unix(_) | Self::Udp(_) => None,
+        }
+    }
+
+    /// The port, unless this is a Unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) | Self::Udp(address) => Some(address.port()),
             Self::Unix(_) => None,
         }
     }

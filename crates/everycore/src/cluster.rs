@@ -11,6 +11,7 @@ mod handle;
 mod handoff;
 mod listener;
 mod member;
+mod node;
 mod notify;
 mod orders;
 mod probe;
@@ -32,7 +33,7 @@ pub use everycore_core::{
     Snapshot, Urgency, WorkerSnapshot,
 };
 pub use handle::{Primary, Reply};
-pub use program::{WorkerCommand, WorkerSpec};
+pub use program::{Dialect, Serialization, WorkerCommand, WorkerSpec};
 
 use crate::address::{Address, BoundAddress, IntoAddress};
 use crate::error::{Error, Result};
@@ -87,6 +88,7 @@ pub struct Cluster {
     pub(crate) binds: Vec<(String, Address, Option<u32>)>,
     pub(crate) signals: bool,
     pub(crate) program: Program,
+    pub(crate) dialect: Dialect,
     pub(crate) observer: Option<Observer>,
 }
 
@@ -95,7 +97,10 @@ pub(crate) type Observer = Box<dyn FnMut(&Primary, Event) + Send>;
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster").field("workers", &self.workers).field("binds", &self.binds).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("workers", &self.workers)
+            .field("binds", &self.binds)
+            .finish_non_exhaustive()
     }
 }
 
@@ -112,6 +117,7 @@ impl Default for Cluster {
             binds: Vec::new(),
             signals: true,
             program: Program::default(),
+            dialect: Dialect::default(),
             observer: None,
         }
     }
@@ -215,6 +221,13 @@ impl Cluster {
     #[must_use]
     pub fn inherit_listeners(mut self, inherit: bool) -> Self {
         self.program.inherit_listeners = inherit;
+        self
+    }
+
+    /// What the workers speak; [`Dialect::Node`] drives unmodified Node programs.
+    #[must_use]
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
         self
     }
 
@@ -356,6 +369,7 @@ pub fn auto() -> usize {
 }
 
 pub(crate) fn at_least_one(workers: usize) -> Result<NonZeroUsize> {
-    NonZeroUsize::new(workers)
-        .ok_or_else(|| Error::Setting("a cluster needs at least one worker; leave the number out for one per CPU".into()))
+    NonZeroUsize::new(workers).ok_or_else(|| {
+        Error::Setting("a cluster needs at least one worker; leave the number out for one per CPU".into())
+    })
 }

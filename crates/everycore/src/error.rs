@@ -83,7 +83,9 @@ impl fmt::Display for Error {
                 "the process already runs {threads} threads; call everycore::role() first thing in main, before any runtime or thread starts"
             ),
             Self::Channel { doing, .. } => write!(f, "channel to the primary: {doing}"),
-            Self::Protocol(what) => write!(f, "the primary sent what this worker does not understand: {what}"),
+            Self::Protocol(what) => {
+                write!(f, "the primary sent what this worker does not understand: {what}")
+            }
             Self::Disconnected => f.write_str("the channel is closed"),
             Self::Address(error) => error.fmt(f),
             Self::Bind { message, .. } => f.write_str(message),
@@ -94,7 +96,10 @@ impl fmt::Display for Error {
             Self::NoSuchWorker { worker } => write!(f, "there is no worker {worker}"),
             Self::Message(what) => write!(f, "message: {what}"),
             Self::QueueFull { worker } => {
-                write!(f, "worker {worker} does not read its channel and the queue to it is full; send again later")
+                write!(
+                    f,
+                    "worker {worker} does not read its channel and the queue to it is full; send again later"
+                )
             }
             Self::TimedOut { after } => write!(f, "no reply within {after:?}"),
             Self::Setting(what) => f.write_str(what),

@@ -11,11 +11,11 @@ mod worker;
 
 pub use address::{Address, AddressError, BoundAddress, IntoAddress};
 pub use cluster::{
-    Cluster, Event, ExitReason, ExitStatus, Outcome, Phase, Policy, Primary, Readiness, Reply, RestartPolicy,
-    RestartSettings, Running, SlotSnapshot, SlotState, Snapshot, Urgency, WorkerCommand, WorkerInfo, WorkerSnapshot,
-    WorkerSpec, auto,
+    Cluster, Dialect, Event, ExitReason, ExitStatus, Outcome, Phase, Policy, Primary, Readiness, Reply,
+    RestartPolicy, RestartSettings, Running, Serialization, SlotSnapshot, SlotState, Snapshot, Urgency,
+    WorkerCommand, WorkerInfo, WorkerSnapshot, WorkerSpec, auto,
 };
 pub use error::{Error, Result};
 pub use everycore_ipc::{Handle, HandleKind, Message};
 pub use role::{Role, role};
-pub use worker::{Listener, Stream, Worker};
+pub use worker::{Incoming, Lease, Listener, Received, Stream, Trouble, Worker};

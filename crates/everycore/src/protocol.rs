@@ -16,7 +16,8 @@ use crate::address::{Address, BoundAddress};
 /// Spoken in `Welcome` and `Hello`; both ends refuse a version they do not know.
 pub(crate) const VERSION: u64 = 1;
 
-/// Names the inherited channel: `FD,INODE`. The inode makes a stale variable in some grandchild harmless.
+/// Names the inherited channel: `FD,IDENTITY`, the latter as `everycore_sys::inherit::identity` tells it: a stale
+/// variable in some grandchild names a descriptor that is something else, and is harmless.
 pub(crate) const CHANNEL_VARIABLE: &str = "EVERYCORE_CHANNEL";
 
 /// Primary → worker.
@@ -230,6 +231,7 @@ fn encode_address(address: &Address) -> String {
         Address::Tcp(address) => address.to_string(),
         Address::Any { port } => format!(":{port}"),
         Address::Unix(path) => format!("unix:{}", path.display()),
+        Address::Udp(address) => format!("udp://{address}"),
     }
 }
 
@@ -238,6 +240,9 @@ fn decode_address(text: &str) -> Result<Address, ProtocolError> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Ok(Address::Unix(PathBuf::from(path)));
     }
+    if let Some(address) = text.strip_prefix("udp://") {
+        return address.parse().map(Address::Udp).map_err(|_| bad("address", text));
+    }
     if let Some(port) = text.strip_prefix(':') {
         return port.parse().map(|port| Address::Any { port }).map_err(|_| bad("address", text));
     }
@@ -245,14 +250,23 @@ fn decode_address(text: &str) -> Result<Address, ProtocolError> {
 }
 
 fn encode_bound(address: &BoundAddress) -> String {
-    address.to_string()
+    match address {
+        BoundAddress::Tcp(address) => address.to_string(),
+        BoundAddress::Unix(path) => format!("unix:{}", path.display()),
+        BoundAddress::Udp(address) => format!("udp://{address}"),
+    }
 }
 
 fn decode_bound(text: &str) -> Result<BoundAddress, ProtocolError> {
-    match text.strip_prefix("unix:") {
-        Some(path) => Ok(BoundAddress::Unix(PathBuf::from(path))),
-        None => text.parse().map(BoundAddress::Tcp).map_err(|_| bad("address", text)),
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok(BoundAddress::Unix(PathBuf::from(path)));
     }
+    let (datagram, address) = match text.strip_prefix("udp://") {
+        Some(address) => (true, address),
+        None => (false, text),
+    };
+    let address = address.parse().map_err(|_| bad("address", text))?;
+    Ok(if datagram { BoundAddress::Udp(address) } else { BoundAddress::Tcp(address) })
 }
 
 fn bad(field: &str, value: &str) -> ProtocolError {

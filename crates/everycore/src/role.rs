@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use everycore_ipc::{Codec, Connection, Incoming, Limits, Message, Outgoing, Received};
 use everycore_sys::inherit::{self, Expect};
-use everycore_sys::socket_pair;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::cluster::Cluster;
@@ -78,20 +77,15 @@ pub fn role() -> Result<Role> {
 
 /// The channel the variable speaks of; `None` when it is not here, or is another one by now.
 fn inherited(variable: &str) -> Option<OwnedFd> {
-    let (number, inode) = variable.split_once(',')?;
-    // All sockets are on one device, so a socket of our own has the half that the variable leaves out.
-    let (device, _) = inherit::identity(socket_pair::stream_pair().ok()?.0).ok()?.split_once(':').map(own)?;
-    let identity = std::ffi::OsString::from(format!("{device}:{inode}"));
-    inherit::adopt_fd(number.parse().ok()?, &[Expect::UnixStream, Expect::Identity(&identity)]).ok()
-}
-
-fn own((first, second): (&str, &str)) -> (String, String) {
-    (first.to_owned(), second.to_owned())
+    let (number, identity) = variable.split_once(',')?;
+    inherit::adopt_fd(number.parse().ok()?, &[Expect::UnixStream, Expect::Identity(identity.as_ref())]).ok()
 }
 
 /// Reads the welcome and answers it.
 pub(crate) fn join(channel: OwnedFd) -> Result<Worker> {
     let failed = |doing| move |source| Error::Channel { doing, source };
+    // Programs that know no channel are sent TERM when their primary dies; this one sees the channel end, and drains.
+    let _ = rustix::process::set_parent_process_death_signal(None);
     let mut connection = Connection::new(channel, Codec::Native, Limits::default())
         .map_err(failed("taking over its descriptor"))?;
     let mut frame = first_frame(&mut connection)?;

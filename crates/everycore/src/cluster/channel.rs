@@ -1,13 +1,14 @@
 //! What workers say on their channels, and how they end.
 
-use everycore_core::{Event as CoreEvent, ExitStatus, WorkerId};
+use everycore_core::{Event as CoreEvent, ExitStatus, ListenerKey, WorkerId};
 use everycore_ipc::{Incoming, Message, Received};
 
+use super::Readiness;
 use super::driver::Driver;
 use super::event::Event;
 use super::handoff::HandOff;
+use super::member::Side;
 use super::sources::Wake;
-use super::Readiness;
 use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker, VERSION, Wanted};
 
 /// Messages read from one worker before others get their turn.
@@ -18,7 +19,9 @@ impl Driver {
     pub(super) fn read_channel(&mut self, worker: WorkerId) {
         self.flush_channel(worker);
         for _ in 0..TURN {
-            let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else { return };
+            let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else {
+                return;
+            };
             match link.connection.receive() {
                 Ok(Received::Message(incoming)) => {
                     self.receive(worker, incoming);
@@ -34,7 +37,9 @@ impl Driver {
 
     /// Writes what is queued, as far as there is room.
     pub(super) fn flush_channel(&mut self, worker: WorkerId) {
-        let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else { return };
+        let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else {
+            return;
+        };
         match link.flush() {
             Ok(false) => {}
             Ok(true) => {
@@ -49,9 +54,13 @@ impl Driver {
 
     fn receive(&mut self, worker: WorkerId, incoming: Incoming) {
         match incoming {
-            Incoming::Internal(message) => match FromWorker::decode(message.bytes()) {
-                Ok(message) => self.hear(worker, message),
-                Err(error) => self.break_off(worker, error.to_string()),
+            Incoming::Internal(message) => match self.members.get(&worker).map(|member| &member.side) {
+                Some(Side::Library(_)) => match FromWorker::decode(message.bytes()) {
+                    Ok(message) => self.hear(worker, message),
+                    Err(error) => self.break_off(worker, error.to_string()),
+                },
+                Some(Side::Node(_)) => self.hear_node(worker, &message),
+                None => {}
             },
             Incoming::User(message) => self.receive_user(worker, message),
             Incoming::Request { id, message } => {
@@ -79,41 +88,43 @@ impl Driver {
             FromWorker::Hello { version } => self.join(worker, version),
             FromWorker::Listen { request, what } => self.listen(worker, request, what),
             FromWorker::Listening { key } => {
-                let listener = everycore_core::ListenerKey::new(key);
-                let holds = match self.mode {
-                    Mode::HandOff => {
-                        self.members.get(&worker).is_some_and(|member| member.handoffs.contains_key(&listener))
-                    }
-                    Mode::Shared => self.listeners.get(listener).is_some(),
-                };
-                if !holds {
-                    return self.break_off(worker, format!("says it listens on {key}, which it was never given"));
+                let listener = ListenerKey::new(key);
+                if !self.listeners.is_held(listener, worker) {
+                    return self
+                        .break_off(worker, format!("says it listens on {key}, which it was never given"));
                 }
-                self.order(CoreEvent::Listening { worker, listener });
-                if self.mode == Mode::HandOff {
-                    // Looked at in this turn, and watched from then on.
-                    self.listeners.starve(listener);
-                }
-                if self.readiness == Readiness::Socket {
-                    self.order(CoreEvent::Ready { worker });
-                }
+                self.listening(worker, listener);
             }
-            FromWorker::Closed { key } => {
-                let listener = everycore_core::ListenerKey::new(key);
-                self.order(CoreEvent::StoppedListening { worker, listener });
-                if let Some(member) = self.members.get_mut(&worker) {
-                    let back = member.close_handoff(listener);
-                    self.core.returned(worker, back.len() as u64);
-                    self.listeners.take_back(back);
-                }
-                self.listeners.closed_by(worker, listener, &self.sources, self.core.is_leaving(worker));
-            }
+            FromWorker::Closed { key } => self.closed_listener(worker, ListenerKey::new(key)),
             FromWorker::Ready => self.order(CoreEvent::Ready { worker }),
             FromWorker::Leaving => {
                 self.order(CoreEvent::Leaving { worker });
                 self.reply(worker, &ToWorker::LeaveNoted, Vec::new());
             }
         }
+    }
+
+    /// The worker serves this listener.
+    pub(super) fn listening(&mut self, worker: WorkerId, listener: ListenerKey) {
+        self.order(CoreEvent::Listening { worker, listener });
+        if self.members.get(&worker).is_some_and(|member| member.holds(listener)) {
+            // Handed over: looked at in this turn, and watched from then on.
+            self.listeners.starve(listener);
+        }
+        if self.readiness == Readiness::Socket {
+            self.order(CoreEvent::Ready { worker });
+        }
+    }
+
+    /// The worker serves this listener no longer.
+    pub(super) fn closed_listener(&mut self, worker: WorkerId, listener: ListenerKey) {
+        self.order(CoreEvent::StoppedListening { worker, listener });
+        if let Some(member) = self.members.get_mut(&worker) {
+            let back = member.close_handoff(listener);
+            self.core.returned(worker, back.len() as u64);
+            self.listeners.take_back(back);
+        }
+        self.listeners.closed_by(worker, listener, &self.sources, self.core.is_leaving(worker));
     }
 
     fn join(&mut self, worker: WorkerId, version: u64) {
@@ -124,9 +135,17 @@ impl Driver {
             );
         }
         if let Some(member) = self.members.get_mut(&worker) {
-            if std::mem::replace(&mut member.joined, true) {
+            if member.joined {
                 return self.break_off(worker, "said hello twice".into());
             }
+        }
+        self.online(worker);
+    }
+
+    /// The worker is there.
+    pub(super) fn online(&mut self, worker: WorkerId) {
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.joined = true;
         }
         self.readying.joined(worker);
         self.order(CoreEvent::Online { worker });
@@ -161,14 +180,16 @@ impl Driver {
                 let Some(member) = self.members.get_mut(&worker) else {
                     return Err(ListenFailure { errno: 0, message: "the worker is gone".into() });
                 };
-                if member.handoffs.contains_key(&key) {
+                if member.holds(key) {
                     return Err(ListenFailure {
                         errno: rustix::io::Errno::ADDRINUSE.raw_os_error(),
                         message: format!("bind {address}: this worker listens there already"),
                     });
                 }
                 let (channel, workers_end) = HandOff::new(key).map_err(system)?;
-                member.handoffs.insert(key, channel);
+                if let Side::Library(library) = &mut member.side {
+                    library.open(channel);
+                }
                 workers_end
             }
         };
@@ -184,7 +205,7 @@ impl Driver {
     }
 
     /// Ends the channel of a worker that does not keep to the protocol: it costs only itself.
-    fn break_off(&mut self, worker: WorkerId, reason: String) {
+    pub(super) fn break_off(&mut self, worker: WorkerId, reason: String) {
         let info = self.info(worker);
         self.tell(Event::Error { worker: info, reason });
         self.disconnected(worker);
@@ -206,7 +227,9 @@ impl Driver {
 
     /// A worker process has ended: what it wrote before comes first.
     pub(super) fn reap(&mut self, worker: WorkerId) {
-        let Some(process) = self.members.get(&worker).and_then(|member| member.process.as_ref()) else { return };
+        let Some(process) = self.members.get(&worker).and_then(|member| member.process.as_ref()) else {
+            return;
+        };
         let status = match process.try_wait() {
             Ok(Some(status)) => status,
             Ok(None) => return,

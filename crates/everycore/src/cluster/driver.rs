@@ -9,9 +9,11 @@ use everycore_sys::signals::{self, SignalPipe};
 
 use super::handle::{Primary, Shared};
 use super::listener::{Drained, Listeners, Members};
+use super::member::Side;
 use super::notify::NotifySocket;
-use super::program::Program;
+use super::program::{Dialect, Program};
 use super::readiness::Readying;
+use super::socket::Options;
 use super::sources::{Listen, Sources, Wake};
 use super::{Cluster, Observer, Outcome, Readiness, at_least_one, auto, orders};
 use crate::address::BoundAddress;
@@ -34,6 +36,9 @@ pub(crate) struct Driver {
     pub(super) program: Program,
     pub(super) name: String,
     pub(super) mode: Mode,
+    pub(super) dialect: Dialect,
+    /// What the first Node worker said with each listener, for the others: TLS ticket keys.
+    pub(super) node_data: BTreeMap<ListenerKey, serde_json::Value>,
     pub(super) deadlines: Deadlines,
     pub(super) readiness: Readiness,
     pub(super) readying: Readying,
@@ -43,6 +48,8 @@ pub(crate) struct Driver {
     /// Workers whose channel has more decoded messages than one turn takes.
     pub(super) unfinished: Vec<WorkerId>,
     pub(super) started: Instant,
+    /// Numbers the messages to Node workers, one series for all as Node has it.
+    pub(super) seq: i64,
     tick: Duration,
     wakes: Vec<Wake>,
     /// Listeners with connections, as the last wait said.
@@ -58,7 +65,7 @@ impl Driver {
     pub(crate) fn new(mut cluster: Cluster) -> Result<Self> {
         let doing = |doing| move |source| Error::System { doing, source };
         let workers = at_least_one(cluster.workers.unwrap_or_else(auto))?;
-        let policy = cluster.policy.unwrap_or_else(policy_from_environment);
+        let policy = cluster.policy.unwrap_or_else(|| policy_from_environment(cluster.dialect));
         let settings = Settings {
             workers: u32::try_from(workers.get()).unwrap_or(u32::MAX),
             policy,
@@ -84,7 +91,7 @@ impl Driver {
 
         let mut listeners = Listeners::default();
         for (name, address, backlog) in std::mem::take(&mut cluster.binds) {
-            listeners.bind(name, address, backlog)?;
+            listeners.bind(name, address, &Options { backlog, ..Options::default() })?;
         }
         let sources = Sources::new().map_err(doing("epoll"))?;
         let shared = Shared::new(EventFd::new().map_err(doing("eventfd"))?);
@@ -108,6 +115,8 @@ impl Driver {
             name: cluster.name.unwrap_or_else(|| cluster.program.default_name()),
             program: cluster.program,
             mode: if policy == Policy::Shared { Mode::Shared } else { Mode::HandOff },
+            dialect: cluster.dialect,
+            node_data: BTreeMap::new(),
             deadlines: cluster.deadlines,
             readiness: cluster.readiness,
             readying: Readying::default(),
@@ -116,6 +125,7 @@ impl Driver {
             stop: orders::StopKeys::new(cluster.signals),
             unfinished: Vec::new(),
             started,
+            seq: 0,
             tick: TICK.0,
             wakes: Vec::new(),
             arriving: Vec::new(),
@@ -262,17 +272,13 @@ impl Driver {
 
     fn wish(&mut self) {
         for (worker, member) in &mut self.members {
-            if !member.handoffs.is_empty() {
-                member.page.set_wake(self.core.wake_at(*worker), true);
-            }
+            member.wish(self.core.wake_at(*worker));
         }
     }
 
     fn unwish(&mut self) {
         if self.listeners.iter().any(|(_, listening)| listening.starved) {
-            for member in self.members.values_mut().filter(|member| !member.handoffs.is_empty()) {
-                member.page.clear_wake();
-            }
+            self.members.values_mut().for_each(|member| member.unwish());
         }
     }
 
@@ -309,7 +315,7 @@ impl Driver {
     pub(super) fn observe(&mut self) {
         let now = self.now();
         for (worker, member) in &mut self.members {
-            if !member.handoffs.is_empty() {
+            if member.is_served_by_hand() {
                 let counters = member.counters();
                 self.core.observe(*worker, counters, now);
             }
@@ -349,14 +355,33 @@ impl Driver {
             true => self.listeners.drain(key, &mut self.core, &mut self.members, now),
             false => self.listeners.starve(key),
         };
+        while let Some(worker) = self.listeners.touched() {
+            self.flush_handoffs(worker);
+        }
         let watch = !matches!(drained, Drained::Paused | Drained::Unserved);
         if drained == Drained::Paused && self.listeners.get(key).is_some_and(|l| l.is_watched()) {
             self.tell(Event::Warning {
-                text: "accept: out of descriptors or memory; connections wait in the kernel's queue meanwhile".into(),
+                text:
+                    "accept: out of descriptors or memory; connections wait in the kernel's queue meanwhile"
+                        .into(),
             });
         }
         if let Err(error) = self.listeners.watch(key, watch, &self.sources) {
             self.tell(Event::Warning { text: format!("cannot watch a listener: {error}") });
+        }
+    }
+
+    /// Sends what was assigned to a worker; what does not fit is next for somebody else.
+    pub(super) fn flush_handoffs(&mut self, worker: WorkerId) {
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        let left = member.flush_handoffs(&mut self.seq);
+        let is_node = matches!(member.side, Side::Node(_));
+        if !left.is_empty() {
+            self.core.returned(worker, left.len() as u64);
+            self.listeners.take_back(left);
+        }
+        if is_node {
+            self.flush_channel(worker);
         }
     }
 
@@ -402,11 +427,13 @@ impl Driver {
     }
 }
 
-/// Node's variable; anything but `none` means its round robin.
-fn policy_from_environment() -> Policy {
-    match std::env::var("NODE_CLUSTER_SCHED_POLICY").as_deref() {
-        Ok("none") => Policy::Shared,
-        Ok("rr") => Policy::RoundRobin,
-        _ => Policy::Least,
+/// Node's variable, else the default: for Node workers the shared socket, since each connection handed over costs
+/// them a turn of their event loop.
+fn policy_from_environment(dialect: Dialect) -> Policy {
+    match (std::env::var("NODE_CLUSTER_SCHED_POLICY").as_deref(), dialect) {
+        (Ok("none"), _) => Policy::Shared,
+        (Ok("rr"), _) => Policy::RoundRobin,
+        (_, Dialect::Everycore) => Policy::Least,
+        (_, Dialect::Node(_)) => Policy::Shared,
     }
 }

@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use everycore_core::{Effect, Event as CoreEvent, Generation, Notice, Slot, WorkerId};
 use everycore_ipc::{Codec, Connection, Limits};
 use everycore_sys::eventfd::EventFd;
-use everycore_sys::{Spawn, Spawned, counters, socket_pair};
+use everycore_sys::{Spawn, Spawned, counters, inherit, socket_pair};
 
 use super::driver::Driver;
 use super::event::{Event, WorkerInfo};
-use super::member::{Link, Member};
-use super::program::{WorkerCommand, WorkerSpec, environment};
+use super::member::{Library, Link, Member, Node, Side};
+use super::node::acts;
+use super::program::{Dialect, Serialization, WorkerCommand, WorkerSpec, environment};
 use super::sources::Wake;
 use crate::protocol::{CHANNEL_VARIABLE, ToWorker, Welcome};
 
@@ -59,9 +60,6 @@ impl Driver {
 
     fn try_spawn(&mut self, worker: WorkerId, info: WorkerInfo) -> Result<u32, String> {
         let system = |doing: &'static str| move |error: io::Error| format!("{doing}: {error}");
-        let (page_fd, page) = counters::create().map_err(system("page of counters"))?;
-        let bell = EventFd::new().map_err(system("eventfd"))?;
-        let bell_fd = bell.as_fd().try_clone_to_owned().map_err(system("eventfd"))?;
         let (ours, theirs) = socket_pair::stream_pair().map_err(system("channel"))?;
         // The worker finds its end blocking, as every program expects of what it inherits.
         socket_pair::set_mode(&theirs, socket_pair::Mode::Blocking).map_err(system("channel"))?;
@@ -71,18 +69,18 @@ impl Driver {
         let spawned = self.start(&spec, command, &theirs)?;
         drop(theirs);
 
-        let connection = Connection::new(ours, Codec::Native, Limits::default()).map_err(system("channel"))?;
-        let mut member = Member::new(WorkerInfo { pid: Some(spawned.pid), ..info }, page, bell);
-        member.link = Some(Link::new(connection, self.shared.connected(info.id)));
-        let welcome = Welcome {
-            name: self.name.clone(),
-            worker: info.id,
-            slot: info.slot,
-            generation: info.generation,
-            drain_ms: u64::try_from(self.deadlines.drain.as_millis()).unwrap_or(u64::MAX),
+        let codec = match self.dialect {
+            Dialect::Everycore => Codec::Native,
+            Dialect::Node(Serialization::Json) => Codec::Json,
+            Dialect::Node(Serialization::Advanced) => Codec::Advanced,
         };
-        let told = member.tell(&ToWorker::Welcome(welcome), vec![page_fd, bell_fd]);
-        debug_assert!(told.is_ok(), "an empty queue takes one message");
+        let connection = Connection::new(ours, codec, Limits::default()).map_err(system("channel"))?;
+        let link = Link::new(connection, self.shared.connected(info.id));
+        let info = WorkerInfo { pid: Some(spawned.pid), ..info };
+        let mut member = match self.dialect {
+            Dialect::Everycore => self.greet(info, link).map_err(system("page of counters"))?,
+            Dialect::Node(_) => Member::new(info, link, Side::Node(Node::default())),
+        };
         let pid = spawned.pid;
         self.watch(worker, &member, &spawned).map_err(system("watching the worker"))?;
         member.process = Some(spawned.pidfd);
@@ -92,9 +90,29 @@ impl Driver {
         Ok(pid)
     }
 
+    /// A worker of ours, with its first message on the way: the channel holds it until the worker runs.
+    fn greet(&self, info: WorkerInfo, link: Link) -> io::Result<Member> {
+        let (page_fd, page) = counters::create()?;
+        let bell = EventFd::new()?;
+        let bell_fd = bell.as_fd().try_clone_to_owned()?;
+        let mut member = Member::new(info, link, Side::Library(Library::new(page, bell)));
+        let welcome = Welcome {
+            name: self.name.clone(),
+            worker: info.id,
+            slot: info.slot,
+            generation: info.generation,
+            drain_ms: u64::try_from(self.deadlines.drain.as_millis()).unwrap_or(u64::MAX),
+        };
+        let told = member.tell(&ToWorker::Welcome(welcome), vec![page_fd, bell_fd]);
+        debug_assert!(told.is_ok(), "an empty queue takes one message");
+        Ok(member)
+    }
+
     fn watch(&self, worker: WorkerId, member: &Member, spawned: &Spawned) -> io::Result<()> {
         self.sources.add(&spawned.pidfd, Wake::Process(worker))?;
-        self.sources.add(&member.bell, Wake::Bell(worker))?;
+        if let Side::Library(library) = &member.side {
+            self.sources.add(&library.bell, Wake::Bell(worker))?;
+        }
         if let Some(link) = &member.link {
             self.sources.add(&link.connection, Wake::Channel(worker))?;
         }
@@ -130,7 +148,8 @@ impl Driver {
         spawn.env = environment(self.variables(spec, channel, channel_number, command.env)?);
         spawn.listen_pid = !spec.listeners.is_empty();
         spawn.process_group = true;
-        spawn.death_signal = Some(DEATH_SIGNAL);
+        // A program that knows its channel notices its end; any other would live on.
+        spawn.death_signal = self.program.inherit_listeners.then_some(DEATH_SIGNAL);
         spawn.descriptors = inherited.into_iter().zip(FIRST_DESCRIPTOR..).collect();
         spawn.descriptors.push((channel.as_fd(), channel_number));
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
@@ -147,10 +166,17 @@ impl Driver {
         channel_number: i32,
         of_command: Vec<(OsString, OsString)>,
     ) -> Result<Vec<(OsString, OsString)>, String> {
-        let identity = rustix::fs::fstat(channel).map_err(|error| format!("channel: {error}"))?;
+        let identity = inherit::identity(channel).map_err(|error| format!("channel: {error}"))?;
         let mut variables: Vec<(OsString, OsString)> = of_command;
         let mut set = |name: &str, value: String| variables.push((name.into(), value.into()));
-        set(CHANNEL_VARIABLE, format!("{channel_number},{}", identity.st_ino));
+        match self.dialect {
+            Dialect::Everycore => set(CHANNEL_VARIABLE, format!("{channel_number},{identity}")),
+            Dialect::Node(serialization) => {
+                set("NODE_CHANNEL_FD", channel_number.to_string());
+                set("NODE_CHANNEL_SERIALIZATION_MODE", serialization.to_string());
+                set("NODE_UNIQUE_ID", spec.id.to_string());
+            }
+        }
         set("EVERYCORE_NAME", self.name.clone());
         set("EVERYCORE_WORKER", spec.id.to_string());
         set("EVERYCORE_SLOT", spec.slot.to_string());
@@ -175,8 +201,14 @@ impl Driver {
     fn disconnect(&mut self, worker: WorkerId) {
         let Some(member) = self.members.get_mut(&worker) else { return };
         if member.joined {
-            // A full queue cannot refuse it: internal messages have room of their own, and TERM follows anyway.
-            let _ = member.tell(&ToWorker::Disconnect, Vec::new());
+            // Should the queue be full, the worker has not read for long, and TERM follows at its deadline.
+            let _ = match &member.side {
+                Side::Library(_) => member.tell(&ToWorker::Disconnect, Vec::new()),
+                Side::Node(_) => {
+                    self.seq += 1;
+                    member.tell_node(&acts::disconnect(self.seq), None)
+                }
+            };
             self.flush_channel(worker);
         } else {
             // A program that does not use the library knows only one way to be asked.
@@ -185,7 +217,9 @@ impl Driver {
     }
 
     fn signal(&mut self, worker: WorkerId, signal: i32) {
-        let Some(process) = self.members.get(&worker).and_then(|member| member.process.as_ref()) else { return };
+        let Some(process) = self.members.get(&worker).and_then(|member| member.process.as_ref()) else {
+            return;
+        };
         // The last rung is for the whole family: a shell around the program must not leave it behind.
         let sent = if signal == KILL { process.signal_group(signal) } else { process.signal(signal) };
         match sent {
@@ -203,7 +237,9 @@ impl Driver {
         // Whatever it still held comes back before its channels go.
         self.withdraw(worker);
         if let Some(member) = self.members.remove(&worker) {
-            self.sources.remove(&member.bell, Wake::Bell(worker));
+            if let Side::Library(library) = &member.side {
+                self.sources.remove(&library.bell, Wake::Bell(worker));
+            }
             if let Some(link) = &member.link {
                 self.sources.remove(&link.connection, Wake::Channel(worker));
             }
@@ -239,7 +275,8 @@ impl Driver {
             Notice::Disconnect { worker } => Event::Disconnect { worker: self.info(worker) },
             Notice::Exit { worker, slot, generation, status, reason, exited_after_disconnect } => {
                 let pid = self.info(worker).pid;
-                let worker = WorkerInfo { id: worker.get(), slot: slot.get(), generation: generation.get(), pid };
+                let worker =
+                    WorkerInfo { id: worker.get(), slot: slot.get(), generation: generation.get(), pid };
                 Event::Exit { worker, status, reason, exited_after_disconnect }
             }
             Notice::Error { worker, reason } => Event::Error { worker: self.info(worker), reason },

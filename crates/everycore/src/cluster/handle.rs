@@ -28,7 +28,7 @@ const QUEUED_BYTES: usize = 64 << 20;
 
 /// Something the primary's thread is asked to do.
 pub(crate) enum Order {
-    Send { worker: u32, message: Message, bytes: usize },
+    Send { worker: u32, message: Message },
     Request { worker: u32, message: Message, timeout: Duration, reply: oneshot::Sender<Result<Message>> },
     Reply { worker: u32, id: u64, message: Message },
     Disconnect { worker: u32 },
@@ -59,12 +59,7 @@ struct State {
 
 impl Shared {
     pub(crate) fn new(wake: EventFd) -> Arc<Self> {
-        Arc::new(Self {
-            orders: Mutex::default(),
-            wake,
-            queued: Mutex::default(),
-            state: Mutex::default(),
-        })
+        Arc::new(Self { orders: Mutex::default(), wake, queued: Mutex::default(), state: Mutex::default() })
     }
 
     pub(crate) fn wake(&self) -> &EventFd {
@@ -163,7 +158,7 @@ impl Primary {
     pub fn send_message(&self, worker: u32, message: Message) -> Result<()> {
         let bytes = message.bytes().len();
         self.reserve(worker, bytes)?;
-        self.shared.give(Order::Send { worker, message, bytes })
+        self.shared.give(Order::Send { worker, message })
     }
 
     /// Sends a message to every connected worker; returns how many got it queued. A worker whose queue is full is
@@ -185,7 +180,12 @@ impl Primary {
     /// # Errors
     /// As [`send`](Self::send); the answer fails with [`Error::TimedOut`], or [`Error::Disconnected`] when the
     /// worker leaves first.
-    pub fn request<T: Serialize + ?Sized>(&self, worker: u32, message: &T, timeout: Duration) -> Result<Reply> {
+    pub fn request<T: Serialize + ?Sized>(
+        &self,
+        worker: u32,
+        message: &T,
+        timeout: Duration,
+    ) -> Result<Reply> {
         let message = encode(message)?;
         self.reserve(worker, 0)?;
         let (reply, receiver) = oneshot::channel();

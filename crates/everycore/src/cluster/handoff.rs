@@ -22,6 +22,8 @@ pub(crate) struct Arrival {
     pub(crate) on: ListenerKey,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) socket: OwnedFd,
+    /// How many workers would not have it.
+    pub(crate) declined: u32,
 }
 
 /// The primary's side of one worker's hand-off channel.
@@ -39,6 +41,11 @@ impl HandOff {
         let (near, far) = socket_pair::record_pair()?;
         let workers_end = far.try_clone()?;
         Ok((Self { on, near, far, batch: Vec::new() }, workers_end))
+    }
+
+    /// Which listener it belongs to.
+    pub(crate) fn on(&self) -> ListenerKey {
+        self.on
     }
 
     /// Adds a connection to what the next [`flush`](Self::flush) sends.
@@ -68,7 +75,7 @@ impl HandOff {
         while let Ok(Some((length, socket))) = scm_rights::receive_one(&self.far, &mut buffer) {
             // Only we write to this channel: a record without a connection is one the kernel had no room for.
             let (Some(socket), Some(peer)) = (socket, record::decode(&buffer[..length])) else { continue };
-            arrivals.push(Arrival { on: self.on, peer, socket });
+            arrivals.push(Arrival { on: self.on, peer, socket, declined: 0 });
         }
         arrivals
     }
@@ -76,8 +83,9 @@ impl HandOff {
 
 fn send_some(near: &OwnedFd, batch: &[Arrival]) -> io::Result<usize> {
     let count = batch.len().min(BATCH);
-    let records: [[u8; record::LEN]; BATCH] =
-        std::array::from_fn(|i| batch.get(i).map_or([0; record::LEN], |arrival| record::encode(arrival.peer)));
+    let records: [[u8; record::LEN]; BATCH] = std::array::from_fn(|i| {
+        batch.get(i).map_or([0; record::LEN], |arrival| record::encode(arrival.peer))
+    });
     // Places beyond `count` repeat the first and are cut off: an array, since this runs for every connection.
     let messages: [(&[u8], BorrowedFd<'_>); BATCH] = std::array::from_fn(|i| {
         let i = if i < count { i } else { 0 };
@@ -92,7 +100,7 @@ mod tests {
 
     fn arrival(on: ListenerKey, port: u16) -> Arrival {
         let (socket, _) = socket_pair::stream_pair().unwrap();
-        Arrival { on, peer: Some(([127, 0, 0, 1], port).into()), socket }
+        Arrival { on, peer: Some(([127, 0, 0, 1], port).into()), socket, declined: 0 }
     }
 
     fn ports(arrivals: &[Arrival]) -> Vec<u16> {

@@ -8,13 +8,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use everycore_sys::accept::{Accepted, accept};
 use everycore_core::{Assignment, ListenerKey, Primary, Time, WorkerId};
+use everycore_sys::accept::{Accepted, accept};
 use rustix::io::Errno;
 
 use super::handoff::Arrival;
 use super::member::Member;
-use super::socket::{self, Bound};
+use super::socket::{self, Bound, Options};
 use super::sources::{Sources, Wake};
 use crate::address::{Address, BoundAddress};
 use crate::error::Error;
@@ -79,8 +79,8 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     /// Binds an address under a name, before any worker runs.
-    pub(crate) fn bind(&mut self, name: String, address: Address, backlog: Option<u32>) -> Result<(), Error> {
-        let bound = socket::listen(&address, backlog)?;
+    pub(crate) fn bind(&mut self, name: String, address: Address, options: &Options) -> Result<(), Error> {
+        let bound = socket::listen(&address, options)?;
         self.add(Some(name), (address, 0), bound);
         Ok(())
     }
@@ -106,27 +106,77 @@ impl Listeners {
 
     /// Finds or binds what a worker asks for.
     pub(crate) fn grant(&mut self, worker: WorkerId, wanted: Wanted) -> Result<ListenerKey, ListenFailure> {
+        self.check_limit(worker)?;
+        let key = match wanted {
+            Wanted::Named(name) => self
+                .named(&name)
+                .ok_or_else(|| refusal(Errno::NOENT, Error::NoSuchListener { name }.to_string()))?,
+            Wanted::Bound { address, index, backlog } => {
+                self.bound(address, index, &Options { backlog, ..Options::default() })?
+            }
+        };
+        self.hold(worker, key);
+        Ok(key)
+    }
+
+    fn hold(&mut self, worker: WorkerId, key: ListenerKey) {
+        if let Some(listening) = self.by_key.get_mut(&key) {
+            listening.holders.insert(worker);
+        }
+    }
+
+    /// As [`grant`](Self::grant), for an address with all that Node says about it.
+    pub(crate) fn grant_bound(
+        &mut self,
+        worker: WorkerId,
+        address: Address,
+        index: u32,
+        options: &Options,
+    ) -> Result<ListenerKey, ListenFailure> {
+        self.check_limit(worker)?;
+        let key = self.bound(address, index, options)?;
+        self.hold(worker, key);
+        Ok(key)
+    }
+
+    /// As [`grant`](Self::grant), for the inherited descriptor of this number, counted as `LISTEN_FDS` counts.
+    pub(crate) fn grant_numbered(
+        &mut self,
+        worker: WorkerId,
+        number: usize,
+    ) -> Result<ListenerKey, ListenFailure> {
+        self.check_limit(worker)?;
+        let key = self.numbered(number).ok_or_else(|| {
+            refusal(Errno::BADF, format!("the primary has no listening socket number {number}"))
+        })?;
+        self.hold(worker, key);
+        Ok(key)
+    }
+
+    /// The inherited listener at this place.
+    pub(crate) fn numbered(&self, place: usize) -> Option<ListenerKey> {
+        let permanent = self.by_key.iter().filter(|(_, listening)| listening.name.is_some());
+        permanent.map(|(key, _)| *key).nth(place)
+    }
+
+    fn check_limit(&self, worker: WorkerId) -> Result<(), ListenFailure> {
         let held = self.by_key.values().filter(|listening| listening.holders.contains(&worker)).count();
         if held >= PER_WORKER {
             return Err(refusal(Errno::MFILE, format!("worker {worker} has {held} listeners open already")));
         }
-        let key = match wanted {
-            Wanted::Named(name) => self.named(&name).ok_or_else(|| {
-                refusal(Errno::NOENT, Error::NoSuchListener { name }.to_string())
-            })?,
-            Wanted::Bound { address, index, backlog } => self.bound(address, index, backlog)?,
-        };
-        if let Some(listening) = self.by_key.get_mut(&key) {
-            listening.holders.insert(worker);
-        }
-        Ok(key)
+        Ok(())
     }
 
     fn named(&self, name: &str) -> Option<ListenerKey> {
         self.by_key.iter().find(|(_, listening)| listening.name.as_deref() == Some(name)).map(|(key, _)| *key)
     }
 
-    fn bound(&mut self, address: Address, index: u32, backlog: Option<u32>) -> Result<ListenerKey, ListenFailure> {
+    fn bound(
+        &mut self,
+        address: Address,
+        index: u32,
+        options: &Options,
+    ) -> Result<ListenerKey, ListenFailure> {
         let known = self.by_key.iter().find(|(_, listening)| listening.is_at(&address, index));
         if let Some((key, _)) = known {
             return Ok(*key);
@@ -135,10 +185,13 @@ impl Listeners {
         if !named.is_empty() {
             return Err(refusal(
                 Errno::ACCESS,
-                format!("bind {address}: this cluster serves {} only; bind the address in the primary", named.join(", ")),
+                format!(
+                    "bind {address}: this cluster serves {} only; bind the address in the primary",
+                    named.join(", ")
+                ),
             ));
         }
-        match socket::listen(&address, backlog) {
+        match socket::listen(&address, options) {
             Ok(bound) => Ok(self.add(None, (address, index), bound)),
             Err(Error::Bind { source, message, .. }) => {
                 Err(ListenFailure { errno: source.raw_os_error().unwrap_or(0), message })
@@ -183,6 +236,20 @@ impl Listeners {
                 sources.remove(&listening.bound.socket, Wake::Listener(key));
             }
         }
+    }
+
+    /// The listener a worker holds under this address, which may name the real port where 0 was asked for.
+    pub(crate) fn find_held(&self, worker: WorkerId, address: &Address, index: u32) -> Option<ListenerKey> {
+        let held = self.by_key.iter().filter(|(_, listening)| listening.holders.contains(&worker));
+        held.clone()
+            .find(|(_, listening)| listening.is_at(address, index))
+            .or_else(|| held.clone().find(|(_, listening)| listening.bound.address.port() == port(address)))
+            .map(|(key, _)| *key)
+    }
+
+    /// Whether a worker was granted this listener.
+    pub(crate) fn is_held(&self, key: ListenerKey, worker: WorkerId) -> bool {
+        self.by_key.get(&key).is_some_and(|listening| listening.holders.contains(&worker))
     }
 
     /// Gives up every port.
@@ -240,6 +307,26 @@ impl Listeners {
         self.by_key.iter().filter(|(_, listening)| over(listening)).map(|(key, _)| *key).collect()
     }
 
+    /// Workers that were handed something since this was last asked.
+    pub(crate) fn touched(&mut self) -> Option<WorkerId> {
+        self.touched.pop()
+    }
+
+    /// Nobody would have these for now: they are tried again after a pause.
+    pub(crate) fn put_off(&mut self, arrival: Arrival) {
+        if let Some(listening) = self.by_key.get_mut(&arrival.on) {
+            listening.homeless.push_front(Arrival { declined: 0, ..arrival });
+            listening.pause();
+        }
+    }
+
+    /// Somebody has taken one: the next refusal starts with a short pause again.
+    pub(crate) fn taken(&mut self, key: ListenerKey) {
+        if let Some(listening) = self.by_key.get_mut(&key) {
+            listening.pause = None;
+        }
+    }
+
     /// Accepts while someone is free, and hands over. The hot path: plain calls, no allocation per connection.
     pub(crate) fn drain(
         &mut self,
@@ -249,6 +336,9 @@ impl Listeners {
         now: Time,
     ) -> Drained {
         let Some(listening) = self.by_key.get_mut(&key) else { return Drained::Empty };
+        if listening.pause.as_ref().is_some_and(|pause| pause.until > Instant::now()) {
+            return Drained::Paused;
+        }
         let mut outcome = Drained::More;
         for _ in 0..DRAIN {
             if !core.anyone_free(key, now) {
@@ -296,16 +386,6 @@ impl Listeners {
             }
         }
         listening.starved = outcome == Drained::Starved;
-        for worker in std::mem::take(&mut self.touched) {
-            let Some(member) = members.get_mut(&worker) else { continue };
-            let left = member.flush_handoffs();
-            if !left.is_empty() {
-                core.returned(worker, left.len() as u64);
-                self.handed -= left.len() as u64;
-                self.take_back(left);
-                outcome = Drained::Starved;
-            }
-        }
         outcome
     }
 }
@@ -319,7 +399,10 @@ impl Listening {
     /// Whether this is what a worker means by an address: as it was asked for, or as it was bound.
     fn is_at(&self, address: &Address, index: u32) -> bool {
         let (asked, asked_index) = &self.asked;
-        (asked == address && (self.name.is_some() || *asked_index == index))
+        // Several listeners on one address make sense only where each gets a port of its own.
+        let same_index =
+            *asked_index == index || self.name.is_some() || self.bound.address.port() == port(address);
+        (asked == address && same_index)
             || matches!((address, &self.bound.address), (Address::Tcp(a), BoundAddress::Tcp(b)) if a == b)
     }
 
@@ -336,14 +419,28 @@ impl Listening {
         match accept(self.bound.socket.as_fd()) {
             Ok(accepted) => {
                 self.pause = None;
-                Ok(accepted.map(|Accepted { socket, peer }| Arrival { on: key, peer, socket }))
+                Ok(accepted.map(|Accepted { socket, peer }| Arrival { on: key, peer, socket, declined: 0 }))
             }
             Err(error) => {
-                let length = self.pause.as_ref().map_or(PAUSE.0, |pause| (pause.length * 2).min(PAUSE.1));
-                self.pause = Some(Pause { until: Instant::now() + length, length });
+                self.pause();
                 Err(error)
             }
         }
+    }
+
+    /// Pauses, each time for longer.
+    fn pause(&mut self) {
+        let length = self.pause.as_ref().map_or(PAUSE.0, |pause| (pause.length * 2).min(PAUSE.1));
+        self.pause = Some(Pause { until: Instant::now() + length, length });
+    }
+}
+
+/// The port asked for, 0 where there is none.
+fn port(address: &Address) -> Option<u16> {
+    match address {
+        Address::Tcp(at) | Address::Udp(at) => Some(at.port()),
+        Address::Any { port } => Some(*port),
+        Address::Unix(_) => None,
     }
 }
 

@@ -1,9 +1,11 @@
-//! What the primary keeps of one worker: its process, channel, page of counters and hand-off channels.
+//! What the primary keeps of one worker: its process, its channel, and its side of the hand-off.
 //!
 //! Holds descriptors and bytes; decides nothing. A member exists from the order to spawn it until the core says
-//! `Forget`.
+//! `Forget`. Workers come in two kinds: `library` for those that use this library, `node` for real Node.
 
-use std::collections::BTreeMap;
+mod library;
+mod node;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,11 +14,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use everycore_core::{Counters, ListenerKey};
 use everycore_ipc::{Connection, Flush, Handle, Message, Outgoing, SendError};
 use everycore_sys::PidFd;
-use everycore_sys::counters::PrimaryPage;
-use everycore_sys::eventfd::EventFd;
+use serde_json::Value;
+
+pub(crate) use library::Library;
+pub(crate) use node::{Answer, Node};
 
 use super::event::WorkerInfo;
-use super::handoff::{Arrival, HandOff};
+use super::handoff::Arrival;
 use super::requests::Requests;
 use crate::protocol::ToWorker;
 
@@ -25,15 +29,18 @@ pub(crate) struct Member {
     pub(crate) info: WorkerInfo,
     pub(crate) process: Option<PidFd>,
     pub(crate) link: Option<Link>,
-    pub(crate) page: PrimaryPage,
-    /// Rung by the worker when the starved primary asked for it.
-    pub(crate) bell: EventFd,
-    /// It uses the library: its `Hello` has come.
+    /// It has said hello: it is there, and its channel's end means its own.
     pub(crate) joined: bool,
     pub(crate) requests: Requests,
-    pub(crate) handoffs: BTreeMap<ListenerKey, HandOff>,
-    /// Connections handed over and not given back, as the page's counters count them.
-    sent: u64,
+    pub(crate) side: Side,
+}
+
+/// How a worker is handed connections.
+pub(crate) enum Side {
+    /// By record channels and a page of counters.
+    Library(Library),
+    /// By messages on its channel.
+    Node(Node),
 }
 
 /// The channel to a worker.
@@ -46,75 +53,108 @@ pub(crate) struct Link {
 }
 
 impl Member {
-    pub(crate) fn new(info: WorkerInfo, page: PrimaryPage, bell: EventFd) -> Self {
-        Self {
-            info,
-            process: None,
-            link: None,
-            page,
-            bell,
-            joined: false,
-            requests: Requests::default(),
-            handoffs: BTreeMap::new(),
-            sent: 0,
+    pub(crate) fn new(info: WorkerInfo, link: Link, side: Side) -> Self {
+        Self { info, process: None, link: Some(link), joined: false, requests: Requests::default(), side }
+    }
+
+    /// Whether it can be handed connections of any listener.
+    pub(crate) fn is_served_by_hand(&self) -> bool {
+        match &self.side {
+            Side::Library(library) => library.has_channels(),
+            Side::Node(node) => node.has_keys(),
+        }
+    }
+
+    /// Whether it was granted this listener for hand-off and still has it.
+    pub(crate) fn holds(&self, key: ListenerKey) -> bool {
+        match &self.side {
+            Side::Library(library) => library.holds(key),
+            Side::Node(node) => node.holds(key),
         }
     }
 
     /// Its counters, read as the hints they are.
     pub(crate) fn counters(&mut self) -> Counters {
-        let read = self.page.read(self.sent);
-        Counters { taken: read.taken, ready: read.ready, closed: read.closed, turn: read.turn, awake: read.awake }
+        match &mut self.side {
+            Side::Library(library) => library.counters(),
+            Side::Node(node) => node.counters(),
+        }
     }
 
     /// Whether connections were handed over that it has not taken, as far as its counters tell.
     pub(crate) fn has_untaken(&mut self) -> bool {
-        self.page.read(self.sent).taken < self.sent
+        match &mut self.side {
+            Side::Library(library) => library.has_untaken(),
+            Side::Node(node) => node.has_unanswered(),
+        }
     }
 
     /// Puts a connection into the next flush; gives it back if the worker no longer serves that listener.
     pub(crate) fn hand(&mut self, arrival: Arrival) -> Result<(), Arrival> {
-        match self.handoffs.get_mut(&arrival.on) {
-            Some(channel) => {
-                channel.push(arrival);
-                self.sent += 1;
-                Ok(())
-            }
-            None => Err(arrival),
+        match &mut self.side {
+            Side::Library(library) => library.hand(arrival),
+            Side::Node(node) => node.hand(arrival),
         }
     }
 
-    /// Sends what `hand` gathered; gives back what did not fit.
-    pub(crate) fn flush_handoffs(&mut self) -> Vec<Arrival> {
-        let mut left = Vec::new();
-        for channel in self.handoffs.values_mut() {
-            left.append(&mut channel.flush());
+    /// Sends what `hand` gathered; gives back what did not fit. `seq` numbers Node's messages.
+    pub(crate) fn flush_handoffs(&mut self, seq: &mut i64) -> Vec<Arrival> {
+        match &mut self.side {
+            Side::Library(library) => library.flush(),
+            Side::Node(node) => node.flush(self.link.as_mut(), seq),
         }
-        self.sent -= left.len() as u64;
-        left
     }
 
-    /// Takes back what it has not read from any listener.
+    /// Takes back what it has not taken from any listener, as far as that can be taken back from a live worker.
     pub(crate) fn withdraw(&mut self) -> Vec<Arrival> {
-        let mut back = Vec::new();
-        for channel in self.handoffs.values_mut() {
-            back.append(&mut channel.read_back());
+        match &mut self.side {
+            Side::Library(library) => library.withdraw(),
+            Side::Node(node) => node.withdraw(self.link.is_none()),
         }
-        self.sent -= back.len() as u64;
-        back
     }
 
-    /// Ends one hand-off channel and takes back what was in it.
+    /// Ends the hand-off of one listener and takes back what was not read.
     pub(crate) fn close_handoff(&mut self, key: ListenerKey) -> Vec<Arrival> {
-        let back = self.handoffs.remove(&key).map(|mut channel| channel.read_back()).unwrap_or_default();
-        self.sent -= back.len() as u64;
-        back
+        match &mut self.side {
+            Side::Library(library) => library.close(key),
+            Side::Node(node) => {
+                node.close(key);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Asks a starved primary's question: ring when there is credit again.
+    pub(crate) fn wish(&mut self, at_ready: u64) {
+        match &mut self.side {
+            Side::Library(library) => library.wish(at_ready),
+            // Its answers come on the channel, which always wakes the primary.
+            Side::Node(_) => {}
+        }
+    }
+
+    /// Takes the wish back.
+    pub(crate) fn unwish(&mut self) {
+        match &mut self.side {
+            Side::Library(library) => library.unwish(),
+            Side::Node(_) => {}
+        }
     }
 
     /// Tells the library at the other end; the bytes go with the next flush.
     pub(crate) fn tell(&mut self, message: &ToWorker, handles: Vec<OwnedFd>) -> Result<(), SendError> {
         let mut frame = Message::raw(message.encode());
         for handle in handles {
-            frame = frame.with_handle(Handle::Other(handle));
+            frame = frame.with_handle(Handle::from_fd(handle));
+        }
+        self.queue(Outgoing::internal(frame))
+    }
+
+    /// Tells Node's cluster module at the other end; the bytes go with the next flush.
+    pub(crate) fn tell_node(&mut self, message: &Value, handle: Option<OwnedFd>) -> Result<(), SendError> {
+        let mut frame = Message::json(message).unwrap_or_default();
+        if let Some(handle) = handle {
+            frame = frame.with_handle(Handle::from_fd(handle));
         }
         self.queue(Outgoing::internal(frame))
     }

@@ -69,7 +69,7 @@ impl Driver {
     }
 
     fn scale_by(&mut self, step: i64) {
-        let workers = i64::from((self.core.snapshot().slots.len() as u32)) + step;
+        let workers = i64::from(self.core.snapshot().slots.len() as u32) + step;
         match u32::try_from(workers) {
             Ok(workers) if workers >= 1 => self.order(CoreEvent::Scale { workers }),
             _ => self.tell(Event::Warning { text: "one worker is the least a cluster keeps".into() }),
@@ -86,18 +86,23 @@ impl Driver {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Send { worker, message, .. } => self.send(WorkerId::new(worker), Outgoing::user(message)),
-            Order::Reply { worker, id, message } => self.send(WorkerId::new(worker), Outgoing::reply(id, message)),
+            Order::Send { worker, message } => self.send(WorkerId::new(worker), Outgoing::user(message)),
+            Order::Reply { worker, id, message } => {
+                self.send(WorkerId::new(worker), Outgoing::reply(id, message))
+            }
             Order::Request { worker, message, timeout, reply } => {
                 let worker = WorkerId::new(worker);
-                let Some(member) = self.members.get_mut(&worker).filter(|member| member.link.is_some()) else {
+                let Some(member) = self.members.get_mut(&worker).filter(|member| member.link.is_some())
+                else {
                     let _ = reply.send(Err(Error::Disconnected));
                     return;
                 };
                 let id = member.requests.open(reply, timeout, Instant::now());
                 self.send(worker, Outgoing::request(id, message));
             }
-            Order::Disconnect { worker } => self.order(CoreEvent::Disconnect { worker: WorkerId::new(worker) }),
+            Order::Disconnect { worker } => {
+                self.order(CoreEvent::Disconnect { worker: WorkerId::new(worker) })
+            }
             Order::DisconnectAll => self.order(CoreEvent::DisconnectAll),
             Order::Kill { worker, signal } => {
                 self.order(CoreEvent::Kill { worker: WorkerId::new(worker), signal });
@@ -118,7 +123,10 @@ impl Driver {
             Ok(()) => self.flush_channel(worker),
             Err(error) => {
                 let reason = match error {
-                    SendError::Full { .. } => "does not read its channel, and the queue to it is full: a message was dropped".to_owned(),
+                    SendError::Full { .. } => {
+                        "does not read its channel, and the queue to it is full: a message was dropped"
+                            .to_owned()
+                    }
                     other => format!("cannot be sent to: {other}"),
                 };
                 let worker = member.info;

@@ -1,9 +1,9 @@
 //! What a worker process is: program, arguments, environment, output.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 /// Variables that would mislead a worker if they came from this process's own environment.
 const STALE: [&str; 12] = [
@@ -65,6 +65,35 @@ impl WorkerCommand {
     }
 }
 
+/// The language of the channel between the primary and its workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// Ours: for programs that use this library, and for those that use no channel at all.
+    #[default]
+    Everycore,
+    /// Node's cluster: for real Node, Bun and Deno.
+    Node(Serialization),
+}
+
+/// How messages to Node workers are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serialization {
+    /// JSON lines.
+    #[default]
+    Json,
+    /// V8's own format: Map, Set, Date, Buffer and the like survive.
+    Advanced,
+}
+
+impl fmt::Display for Serialization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Json => "json",
+            Self::Advanced => "advanced",
+        })
+    }
+}
+
 /// Decides each worker's command as it is started.
 pub(crate) type CommandFn = Box<dyn FnMut(&WorkerSpec) -> io::Result<WorkerCommand> + Send>;
 
@@ -114,8 +143,9 @@ impl Program {
 
 /// This process's environment without what must not be inherited, with `set` on top; a later setting of a name wins.
 pub(crate) fn environment(set: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
-    let mut environment: Vec<(OsString, OsString)> =
-        std::env::vars_os().filter(|(name, _)| !STALE.iter().any(|stale| OsStr::new(stale) == name)).collect();
+    let mut environment: Vec<(OsString, OsString)> = std::env::vars_os()
+        .filter(|(name, _)| !STALE.iter().any(|stale| OsStr::new(stale) == name))
+        .collect();
     for (name, value) in set {
         environment.retain(|(known, _)| *known != name);
         environment.push((name, value));

@@ -98,7 +98,8 @@ impl Driver {
             }
             let pid_of = |pid: u32| self.members.values().any(|member| member.info.pid == Some(pid));
             let Some(pid) = notify::worker_of(said.pid, pid_of) else { continue };
-            let worker = self.members.iter().find(|(_, member)| member.info.pid == Some(pid)).map(|(id, _)| *id);
+            let worker =
+                self.members.iter().find(|(_, member)| member.info.pid == Some(pid)).map(|(id, _)| *id);
             if let Some(worker) = worker {
                 self.order(CoreEvent::Ready { worker });
             }

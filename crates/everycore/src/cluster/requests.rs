@@ -23,7 +23,12 @@ struct Waiting {
 
 impl Requests {
     /// Opens a question; the number names it on the channel.
-    pub(crate) fn open(&mut self, reply: oneshot::Sender<Result<Message>>, timeout: Duration, now: Instant) -> u64 {
+    pub(crate) fn open(
+        &mut self,
+        reply: oneshot::Sender<Result<Message>>,
+        timeout: Duration,
+        now: Instant,
+    ) -> u64 {
         self.next += 1;
         self.open.insert(self.next, Waiting { reply, deadline: now + timeout, timeout });
         self.next

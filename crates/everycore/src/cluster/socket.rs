@@ -6,6 +6,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -18,13 +19,28 @@ use crate::error::Error;
 /// `net.core.somaxconn`.
 pub(crate) const BACKLOG: u32 = 511;
 
+/// What a socket is to be like besides its address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Connections the kernel queues; [`BACKLOG`] unless set.
+    pub(crate) backlog: Option<u32>,
+    /// IPv4 too, for an IPv6 address.
+    pub(crate) dual_stack: bool,
+    /// Share a UDP port with sockets that allow it too.
+    pub(crate) reuse_address: bool,
+    /// Who else may read from and write to a Unix socket: everybody, where set.
+    pub(crate) readable_all: bool,
+    /// See `readable_all`.
+    pub(crate) writable_all: bool,
+}
+
 /// A listening socket, and where it is bound.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) socket: OwnedFd,
     pub(crate) address: BoundAddress,
     /// The file to remove when the socket is given up.
-    pub(crate) file: Option<SocketFile>,
+    pub(crate) _file: Option<SocketFile>,
 }
 
 /// A Unix socket's path; removed on drop.
@@ -39,12 +55,14 @@ impl Drop for SocketFile {
 }
 
 /// Binds and listens.
-pub(crate) fn listen(address: &Address, backlog: Option<u32>) -> Result<Bound, Error> {
-    let backlog = i32::try_from(backlog.unwrap_or(BACKLOG)).unwrap_or(i32::MAX);
+pub(crate) fn listen(address: &Address, options: &Options) -> Result<Bound, Error> {
+    let backlog = i32::try_from(options.backlog.unwrap_or(BACKLOG)).unwrap_or(i32::MAX);
+    let stack = if options.dual_stack { Stack::Dual } else { Stack::Single };
     let bound = match address {
-        Address::Tcp(at) => listen_tcp(*at, Stack::Single, backlog),
+        Address::Tcp(at) => listen_tcp(*at, stack, backlog),
         Address::Any { port } => listen_any(*port, backlog),
-        Address::Unix(path) => listen_unix(path, backlog),
+        Address::Unix(path) => listen_unix(path, backlog, options),
+        Address::Udp(at) => bind_udp(*at, stack, options.reuse_address),
     };
     bound.map_err(|error| explain(address, error))
 }
@@ -58,7 +76,9 @@ enum Stack {
 fn listen_any(port: u16, backlog: i32) -> io::Result<Bound> {
     match listen_tcp((Ipv6Addr::UNSPECIFIED, port).into(), Stack::Dual, backlog) {
         // A kernel without IPv6, or with it switched off.
-        Err(error) if matches!(error.raw_os_error(), Some(libc_errno::EAFNOSUPPORT | libc_errno::EADDRNOTAVAIL)) => {
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc_errno::EAFNOSUPPORT | libc_errno::EADDRNOTAVAIL)) =>
+        {
             listen_tcp((Ipv4Addr::UNSPECIFIED, port).into(), Stack::Single, backlog)
         }
         other => other,
@@ -75,25 +95,41 @@ fn listen_tcp(at: SocketAddr, stack: Stack, backlog: i32) -> io::Result<Bound> {
     socket.bind(&at.into())?;
     socket.listen(backlog)?;
     let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Bound { socket: socket.into(), address: BoundAddress::Tcp(address), file: None })
+    Ok(Bound { socket: socket.into(), address: BoundAddress::Tcp(address), _file: None })
 }
 
-fn listen_unix(path: &Path, backlog: i32) -> io::Result<Bound> {
+fn bind_udp(at: SocketAddr, stack: Stack, reuse: bool) -> io::Result<Bound> {
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    socket.set_reuse_address(reuse)?;
+    if at.is_ipv6() {
+        socket.set_only_v6(matches!(stack, Stack::Single))?;
+    }
+    socket.bind(&at.into())?;
+    let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Bound { socket: socket.into(), address: BoundAddress::Udp(address), _file: None })
+}
+
+fn listen_unix(path: &Path, backlog: i32, options: &Options) -> io::Result<Bound> {
+    let is_abstract = path.as_os_str().as_encoded_bytes().first() == Some(&0);
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     if let Err(error) = socket.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || !is_stale(path) {
+        if error.kind() != io::ErrorKind::AddrInUse || is_abstract || !is_stale(path) {
             return Err(error);
         }
         std::fs::remove_file(path)?;
         socket.bind(&address)?;
     }
+    let file = (!is_abstract).then(|| SocketFile(path.to_owned()));
+    if options.readable_all || options.writable_all {
+        let mut mode = std::fs::metadata(path)?.permissions();
+        let more =
+            if options.readable_all { 0o444 } else { 0 } | if options.writable_all { 0o222 } else { 0 };
+        mode.set_mode(mode.mode() | more);
+        std::fs::set_permissions(path, mode)?;
+    }
     socket.listen(backlog)?;
-    Ok(Bound {
-        socket: socket.into(),
-        address: BoundAddress::Unix(path.to_owned()),
-        file: Some(SocketFile(path.to_owned())),
-    })
+    Ok(Bound { socket: socket.into(), address: BoundAddress::Unix(path.to_owned()), _file: file })
 }
 
 /// A socket file nobody listens on any more: its owner was killed before it could remove it.
@@ -111,9 +147,7 @@ fn explain(address: &Address, source: io::Error) -> Error {
             Address::Unix(path) => {
                 format!("bind {address}: not permitted; the directory of {} must be writable", path.display())
             }
-            _ => format!(
-                "bind {address}: not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE"
-            ),
+            _ => format!("bind {address}: not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE"),
         },
         io::ErrorKind::AddrNotAvailable => {
             format!("bind {address}: this machine has no such address")
@@ -127,7 +161,7 @@ fn owner(address: &Address) -> Option<String> {
     let at = match address {
         Address::Tcp(at) => *at,
         Address::Any { port } => (Ipv6Addr::UNSPECIFIED, *port).into(),
-        Address::Unix(_) => return None,
+        Address::Unix(_) | Address::Udp(_) => return None,
     };
     everycore_sys::port_owner::port_owner(at).map(|owner| owner.to_string())
 }
@@ -148,15 +182,15 @@ mod tests {
 
     #[test]
     fn port_zero_gives_a_real_port() {
-        let bound = listen(&any_port(), None).unwrap();
+        let bound = listen(&any_port(), &Options::default()).unwrap();
         assert_ne!(bound.address.tcp().unwrap().port(), 0);
     }
 
     #[test]
     fn a_taken_port_names_its_owner() {
-        let first = listen(&any_port(), None).unwrap();
+        let first = listen(&any_port(), &Options::default()).unwrap();
         let taken = Address::Tcp(first.address.tcp().unwrap());
-        let error = listen(&taken, None).unwrap_err();
+        let error = listen(&taken, &Options::default()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("already in use"), "{text}");
         assert!(text.contains(&format!("pid {}", std::process::id())), "{text}");
@@ -164,7 +198,7 @@ mod tests {
 
     #[test]
     fn any_accepts_both_families() {
-        let bound = listen(&Address::Any { port: 0 }, None).unwrap();
+        let bound = listen(&Address::Any { port: 0 }, &Options::default()).unwrap();
         let port = bound.address.tcp().unwrap().port();
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     }
@@ -175,8 +209,13 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("app.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let bound = listen(&Address::Unix(path.clone()), None).unwrap();
-        assert!(listen(&Address::Unix(path.clone()), None).unwrap_err().to_string().contains("already in use"));
+        let bound = listen(&Address::Unix(path.clone()), &Options::default()).unwrap();
+        assert!(
+            listen(&Address::Unix(path.clone()), &Options::default())
+                .unwrap_err()
+                .to_string()
+                .contains("already in use")
+        );
         drop(bound);
         assert!(!path.exists());
         std::fs::remove_dir(&dir).unwrap();
@@ -184,7 +223,7 @@ mod tests {
 
     #[test]
     fn an_address_of_another_machine_is_explained() {
-        let error = listen(&Address::Tcp("192.0.2.1:1".parse().unwrap()), None).unwrap_err();
+        let error = listen(&Address::Tcp("192.0.2.1:1".parse().unwrap()), &Options::default()).unwrap_err();
         assert!(error.to_string().contains("no such address"), "{error}");
     }
 }

@@ -1,0 +1,100 @@
+//! The hand-off to a worker that uses this library: record channels and a page of counters.
+
+use std::collections::BTreeMap;
+
+use everycore_core::{Counters, ListenerKey};
+use everycore_sys::counters::PrimaryPage;
+use everycore_sys::eventfd::EventFd;
+
+use crate::cluster::handoff::{Arrival, HandOff};
+
+/// One worker's channels and counters.
+pub(crate) struct Library {
+    page: PrimaryPage,
+    /// Rung by the worker when the starved primary asked for it.
+    pub(crate) bell: EventFd,
+    channels: BTreeMap<ListenerKey, HandOff>,
+    /// Connections handed over and not given back, as the page's counters count them.
+    sent: u64,
+}
+
+impl Library {
+    pub(crate) fn new(page: PrimaryPage, bell: EventFd) -> Self {
+        Self { page, bell, channels: BTreeMap::new(), sent: 0 }
+    }
+
+    /// Opens the channel of a listener that was granted.
+    pub(crate) fn open(&mut self, channel: HandOff) {
+        self.channels.insert(channel.on(), channel);
+    }
+
+    pub(super) fn has_channels(&self) -> bool {
+        !self.channels.is_empty()
+    }
+
+    pub(super) fn holds(&self, key: ListenerKey) -> bool {
+        self.channels.contains_key(&key)
+    }
+
+    pub(super) fn counters(&mut self) -> Counters {
+        let read = self.page.read(self.sent);
+        Counters {
+            taken: read.taken,
+            ready: read.ready,
+            closed: read.closed,
+            turn: read.turn,
+            awake: read.awake,
+        }
+    }
+
+    pub(super) fn has_untaken(&mut self) -> bool {
+        self.page.read(self.sent).taken < self.sent
+    }
+
+    pub(super) fn hand(&mut self, arrival: Arrival) -> Result<(), Arrival> {
+        match self.channels.get_mut(&arrival.on) {
+            Some(channel) => {
+                channel.push(arrival);
+                self.sent += 1;
+                Ok(())
+            }
+            None => Err(arrival),
+        }
+    }
+
+    pub(super) fn flush(&mut self) -> Vec<Arrival> {
+        let mut left = Vec::new();
+        for channel in self.channels.values_mut() {
+            left.append(&mut channel.flush());
+        }
+        self.sent -= left.len() as u64;
+        left
+    }
+
+    pub(super) fn withdraw(&mut self) -> Vec<Arrival> {
+        let mut back = Vec::new();
+        for channel in self.channels.values_mut() {
+            back.append(&mut channel.read_back());
+        }
+        self.sent -= back.len() as u64;
+        back
+    }
+
+    pub(super) fn close(&mut self, key: ListenerKey) -> Vec<Arrival> {
+        let back = self.channels.remove(&key).map(|mut channel| channel.read_back()).unwrap_or_default();
+        self.sent -= back.len() as u64;
+        back
+    }
+
+    pub(super) fn wish(&mut self, at_ready: u64) {
+        if !self.channels.is_empty() {
+            self.page.set_wake(at_ready, true);
+        }
+    }
+
+    pub(super) fn unwish(&mut self) {
+        if !self.channels.is_empty() {
+            self.page.clear_wake();
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Real Node workers: what they say, and what the primary does about it.
+
+pub(crate) mod acts;
+mod answers;
