@@ -12,6 +12,10 @@ demo *args:
 test *args:
     cargo test --workspace --all-features {{args}}
 
+# random histories of a cluster in virtual time; one seed again: EVERYCORE_SIM_SEED=n just sim
+sim histories="1000000":
+    EVERYCORE_SIM_HISTORIES={{histories}} cargo test --release -p everycore-core --test sim
+
 # everything CI checks
 ci:
     .ci/run
