@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::connection::{ChannelError, Connection, Received, SendError};
 use crate::handle::Handle;
 use crate::message::{Incoming, Message, Outgoing};
+use crate::sockets::Book;
 
 /// How long to wait before descriptors are tried again after the kernel had too many on their way.
 const THROTTLE: Duration = Duration::from_millis(1);
@@ -42,7 +43,13 @@ const THROTTLE: Duration = Duration::from_millis(1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Channel {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     socket: Arc<OwnedFd>,
+    /// The open sockets that a Node peer counts.
+    book: Option<Arc<Book>>,
     state: Mutex<State>,
     /// Told after each wait: something may have been read, written or answered.
     progress: Condvar,
@@ -57,11 +64,22 @@ struct State {
 impl Channel {
     /// Waits on behalf of this connection from now on.
     pub fn new(connection: Connection) -> Self {
-        Self {
+        let book = connection.book().cloned();
+        let inner = Arc::new(Inner {
             socket: Arc::clone(connection.socket()),
+            book: book.clone(),
             state: Mutex::new(State { connection, reading: false }),
             progress: Condvar::new(),
+        });
+        if let Some(book) = book {
+            let inner = Arc::downgrade(&inner);
+            book.set_bell(Arc::new(move || {
+                if let Some(inner) = inner.upgrade() {
+                    inner.write_what_is_due();
+                }
+            }));
         }
+        Self { inner }
     }
 
     /// Sends a value as JSON; returns when it is written to the socket.
@@ -84,7 +102,8 @@ impl Channel {
         self.send_message(Message::json(value)?.with_handle(handle))
     }
 
-    /// Sends a message; returns when it is written to the socket.
+    /// Sends a message; returns when it is written to the socket, and when it carries a handle for a Node peer, when the
+    /// peer has confirmed that.
     ///
     /// # Errors
     /// The message cannot be sent on this channel, or the channel is closed or fails.
@@ -96,29 +115,13 @@ impl Channel {
     ///
     /// # Errors
     /// As [`Channel::send_message`], and [`SendError::Full`] with the message when there was no room for it before the
-    /// deadline. A message that found room and is not written by then goes out with the next call.
+    /// deadline. A message that found room and is not written by then goes out with the next calls.
     pub fn send_deadline(
         &self,
         message: impl Into<Outgoing>,
         deadline: impl Into<Option<Instant>>,
     ) -> Result<(), SendError> {
-        let deadline = deadline.into();
-        let mut state = self.lock();
-        let mut outgoing = Box::new(message.into());
-        loop {
-            match state.connection.queue(*outgoing) {
-                Ok(()) => break,
-                Err(SendError::Full(back)) => outgoing = back,
-                Err(error) => return Err(error),
-            }
-            state = match self.push_on(state, deadline) {
-                Ok(state) => state,
-                Err(ChannelError::TimedOut) => return Err(SendError::Full(outgoing)),
-                Err(error) => return Err(error.into()),
-            };
-        }
-        self.write_out(state, deadline)?;
-        Ok(())
+        self.inner.send(message.into(), deadline.into())
     }
 
     /// Waits until everything queued is written.
@@ -126,10 +129,8 @@ impl Channel {
     /// # Errors
     /// The peer is gone, or [`ChannelError::TimedOut`].
     pub fn flush(&self, deadline: impl Into<Option<Instant>>) -> Result<(), ChannelError> {
-        match self.write_out(self.lock(), deadline.into())? {
-            true => Ok(()),
-            false => Err(ChannelError::TimedOut),
-        }
+        let written = |connection: &Connection| connection.queued_bytes() == 0;
+        self.inner.wait_until(self.inner.lock(), written, deadline.into())
     }
 
     /// Waits for the next message for the program; `None` when the peer has closed the channel. Internal messages,
@@ -164,7 +165,75 @@ impl Channel {
     /// # Errors
     /// As [`Channel::recv_deadline`].
     pub fn recv_any(&self, deadline: impl Into<Option<Instant>>) -> Result<Option<Incoming>, ChannelError> {
-        let deadline = deadline.into();
+        let received = self.inner.receive(deadline.into());
+        self.inner.write_what_is_due();
+        received
+    }
+
+    /// Ends our side: everything queued is written and handles are confirmed by the peer, where it does that; then the
+    /// peer sees the end. Receiving goes on until the peer has
+    /// ended its side too.
+    ///
+    /// # Errors
+    /// None when the peer is gone already; the socket failed.
+    pub fn disconnect(&self) -> Result<(), ChannelError> {
+        self.disconnect_deadline(None)
+    }
+
+    /// Like [`Channel::disconnect`], and gives up on what is not written at the deadline.
+    ///
+    /// # Errors
+    /// As [`Channel::disconnect`], and [`ChannelError::TimedOut`]; our side is closed all the same.
+    pub fn disconnect_deadline(&self, deadline: impl Into<Option<Instant>>) -> Result<(), ChannelError> {
+        let done = |connection: &Connection| connection.queued_bytes() == 0 && !connection.awaits_answers();
+        let result = self.inner.wait_until(self.inner.lock(), done, deadline.into());
+        self.inner.lock().connection.shut_down();
+        match result {
+            Err(ChannelError::PeerGone) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Looks at the connection underneath, such as for its limits or faults.
+    pub fn with_connection<T>(&self, look: impl FnOnce(&mut Connection) -> T) -> T {
+        look(&mut self.inner.lock().connection)
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held happened between two steps that each leave the connection whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, outgoing: Outgoing, deadline: Option<Instant>) -> Result<(), SendError> {
+        let carries = !outgoing.message.handles().is_empty();
+        let mut outgoing = Box::new(outgoing);
+        let mut state = self.lock();
+        loop {
+            match state.connection.queue(*outgoing) {
+                Ok(()) => break,
+                Err(SendError::Full(back)) => outgoing = back,
+                Err(error) => return Err(error),
+            }
+            state = match self.push_on(state, deadline) {
+                Ok(state) => state,
+                Err(ChannelError::TimedOut) => return Err(SendError::Full(outgoing)),
+                Err(error) => return Err(error.into()),
+            };
+        }
+        // Our copy of a socket is closed with the peer's answer, so somebody has to read it.
+        let done = |connection: &Connection| {
+            connection.queued_bytes() == 0 && !(carries && connection.awaits_answers())
+        };
+        match self.wait_until(state, done, deadline) {
+            // It is queued, and will go out.
+            Err(ChannelError::TimedOut) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    fn receive(&self, deadline: Option<Instant>) -> Result<Option<Incoming>, ChannelError> {
         let mut state = self.lock();
         loop {
             let received = state.connection.receive();
@@ -180,70 +249,49 @@ impl Channel {
         }
     }
 
-    /// Ends our side: everything queued is written, then the peer sees the end. Receiving goes on until the peer has
-    /// ended its side too.
-    ///
-    /// # Errors
-    /// None when the peer is gone already; the socket failed.
-    pub fn disconnect(&self) -> Result<(), ChannelError> {
-        self.disconnect_deadline(None)
-    }
-
-    /// Like [`Channel::disconnect`], and gives up on what is not written at the deadline.
-    ///
-    /// # Errors
-    /// As [`Channel::disconnect`], and [`ChannelError::TimedOut`]; our side is closed all the same.
-    pub fn disconnect_deadline(&self, deadline: impl Into<Option<Instant>>) -> Result<(), ChannelError> {
-        let result = self.flush(deadline);
-        self.lock().connection.shut_down();
-        match result {
-            Err(ChannelError::PeerGone) => Ok(()),
-            result => result,
+    /// Reports sockets that were closed, unless another thread has the lock: it does so before it lets go for good.
+    fn write_what_is_due(&self) {
+        while self.book.as_ref().is_some_and(|book| book.is_due()) {
+            let Ok(mut state) = self.state.try_lock() else { return };
+            if state.connection.flush().is_err() || state.connection.wants_write() {
+                return;
+            }
         }
     }
 
-    /// Looks at the connection underneath, such as for its limits or faults.
-    pub fn with_connection<T>(&self, look: impl FnOnce(&mut Connection) -> T) -> T {
-        look(&mut self.lock().connection)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic while it was held happened between two steps that each leave the connection whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes until nothing is queued; false when the deadline came first.
-    fn write_out<'a>(
+    /// Writes, and waits for the peer to read and answer, until this holds.
+    fn wait_until<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
+        done: impl Fn(&Connection) -> bool,
         deadline: Option<Instant>,
-    ) -> Result<bool, ChannelError> {
+    ) -> Result<(), ChannelError> {
         loop {
             state.connection.flush()?;
-            if state.connection.queued_bytes() == 0 {
-                return Ok(true);
+            if done(&state.connection) {
+                break;
             }
-            state = match self.push_on(state, deadline) {
-                Ok(state) => state,
-                Err(ChannelError::TimedOut) => return Ok(false),
-                Err(error) => return Err(error),
-            };
+            state = self.push_on(state, deadline)?;
         }
+        drop(state);
+        self.write_what_is_due();
+        Ok(())
     }
 
-    /// Waits until the queue can move, and moves it. Input is kept aside meanwhile: the peer may be waiting for us.
+    /// Waits until the queue may move, and moves it. Input is kept aside meanwhile: it may have an answer that is waited
+    /// for, and the peer may be waiting for us to read.
     fn push_on<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         deadline: Option<Instant>,
     ) -> Result<MutexGuard<'a, State>, ChannelError> {
         state.connection.flush()?;
-        if state.connection.queued_bytes() == 0 {
+        if state.connection.queued_bytes() == 0 && !state.connection.awaits_answers() {
             return Ok(state);
         }
         state = self.wait(state, Wish::Progress, deadline)?;
         if !state.reading {
-            state.connection.park()?;
+            state.connection.park();
         }
         state.connection.flush()?;
         Ok(state)
@@ -310,13 +358,13 @@ enum Wish {
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.inner.socket.as_fd()
     }
 }
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Channel").field("socket", &self.inner.socket).finish_non_exhaustive()
     }
 }
 

@@ -9,7 +9,7 @@ mod flusher;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
@@ -18,10 +18,12 @@ use rustix::net::Shutdown;
 use serde::Serialize;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::connection::{ChannelError, Connection, Flush, Received, SendError};
 use crate::handle::Handle;
 use crate::message::{Incoming, Message, Outgoing};
+use crate::wire::Codec;
 
 /// Bytes queued within one turn from which on they are written without waiting for its end.
 const EARLY: usize = 64 * 1024;
@@ -90,7 +92,16 @@ impl Channel {
             work: Notify::new(),
             flusher_runs: AtomicBool::new(false),
         };
-        Self { owner: Arc::new(Owner { inner: Arc::new(inner) }) }
+        let inner = Arc::new(inner);
+        if let Some(book) = inner.lock().connection.book() {
+            let inner = Arc::downgrade(&inner);
+            book.set_bell(Arc::new(move || {
+                if let Some(inner) = inner.upgrade() {
+                    inner.work.notify_one();
+                }
+            }));
+        }
+        Self { owner: Arc::new(Owner { inner }) }
     }
 
     /// Sends a value as JSON. Waits only while the queue to the peer is full.
@@ -179,12 +190,7 @@ impl Channel {
             if let Some(incoming) = inner.lock().connection.receive_buffered()? {
                 return Ok(Some(incoming));
             }
-            let mut readable = pin!(ready.readable());
-            let mut guard = poll_fn(|context| match parked.as_mut().poll(context) {
-                Poll::Ready(()) => Poll::Ready(Ok(None)),
-                Poll::Pending => readable.as_mut().poll(context).map_ok(Some),
-            })
-            .await?;
+            let mut guard = readable_unless(ready, parked.as_mut()).await?;
             match inner.receive(guard.as_mut())? {
                 Received::Message(incoming) => return Ok(Some(incoming)),
                 Received::Closed => return Ok(None),
@@ -198,6 +204,25 @@ impl Channel {
     /// # Errors
     /// The peer is gone, or the socket failed.
     pub async fn flush(&self) -> Result<(), ChannelError> {
+        self.wait_until(|connection| connection.queued_bytes() == 0).await
+    }
+
+    /// Ends our side: everything queued is written and handles are confirmed by the peer, where it does that; then the
+    /// peer sees the end. Receiving goes on until the peer has ended its side too.
+    ///
+    /// # Errors
+    /// The socket failed. A peer that is gone already is no error.
+    pub async fn disconnect(&self) -> Result<(), ChannelError> {
+        let done = |connection: &Connection| connection.queued_bytes() == 0 && !connection.awaits_answers();
+        let result = self.wait_until(done).await;
+        self.owner.inner.lock().connection.shut_down();
+        match result {
+            Err(ChannelError::PeerGone) => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn wait_until(&self, done: impl Fn(&Connection) -> bool) -> Result<(), ChannelError> {
         let inner = &self.owner.inner;
         Inner::ensure_flusher(inner)?;
         loop {
@@ -206,26 +231,12 @@ impl Channel {
             {
                 let mut state = inner.lock();
                 inner.write(&mut state)?;
-                if state.connection.queued_bytes() == 0 {
+                if done(&state.connection) {
                     return Ok(());
                 }
             }
             inner.work.notify_one();
             room.await;
-        }
-    }
-
-    /// Ends our side: everything queued is written, then the peer sees the end. Receiving goes on until the peer has
-    /// ended its side too.
-    ///
-    /// # Errors
-    /// The socket failed. A peer that is gone already is no error.
-    pub async fn disconnect(&self) -> Result<(), ChannelError> {
-        let result = self.flush().await;
-        self.owner.inner.lock().connection.shut_down();
-        match result {
-            Err(ChannelError::PeerGone) => Ok(()),
-            result => result,
         }
     }
 
@@ -286,23 +297,30 @@ impl Inner {
     }
 
     /// Receives, and settles what is known about the socket's readiness.
-    fn receive(
-        &self,
-        guard: Option<&mut AsyncFdReadyGuard<'_, Arc<OwnedFd>>>,
-    ) -> Result<Received, ChannelError> {
+    fn receive(&self, guard: Option<&mut Readable<'_>>) -> Result<Received, ChannelError> {
         let mut state = self.lock();
         let received = state.connection.receive();
-        // Answers to handles. A peer that is gone shows in what is received, after everything it sent.
-        let unfinished = state.connection.wants_write() && !matches!(self.write(&mut state), Ok(Flush::Done));
         let drained = state.connection.take_drained() || matches!(received, Ok(Received::Blocked));
         if let Some(guard) = guard.filter(|_| drained) {
             guard.clear_ready();
         }
+        let wake = self.after_reading(&mut state);
         drop(state);
-        if unfinished {
+        if wake {
             self.work.notify_one();
         }
         received
+    }
+
+    /// Writes what reading has made due, such as answers to handles; true if the flusher has to go on with it.
+    fn after_reading(&self, state: &mut State) -> bool {
+        // A peer that is gone shows in what is received, after everything it sent.
+        let unwritten = state.connection.wants_write() && !matches!(self.write(state), Ok(Flush::Done));
+        if state.connection.codec() != Codec::Native {
+            // An answer of the peer may be what a sender waits for.
+            self.room.notify_waiters();
+        }
+        unwritten
     }
 
     /// Writes what is queued, and tells those who wait for the queue to get shorter.
@@ -311,9 +329,28 @@ impl Inner {
         let written = state.connection.flush();
         if written.is_err() || state.connection.queued_bytes() < had {
             self.room.notify_waiters();
+            if state.connection.codec() != Codec::Native {
+                // Reading may have stopped until the answers so far were written.
+                self.parked.notify_waiters();
+            }
         }
         written
     }
+}
+
+type Readable<'a> = AsyncFdReadyGuard<'a, Arc<OwnedFd>>;
+
+/// Waits until the socket is readable; `None` when the other thing happened first.
+async fn readable_unless<'a>(
+    ready: &'a AsyncFd<Arc<OwnedFd>>,
+    mut other: Pin<&mut Notified<'_>>,
+) -> Result<Option<Readable<'a>>, ChannelError> {
+    let mut readable = pin!(ready.readable());
+    let guard = poll_fn(|context| match other.as_mut().poll(context) {
+        Poll::Ready(()) => Poll::Ready(Ok(None)),
+        Poll::Pending => readable.as_mut().poll(context).map_ok(Some),
+    });
+    Ok(guard.await?)
 }
 
 impl Drop for Owner {

@@ -5,6 +5,8 @@
 
 mod error;
 mod inbox;
+mod native;
+mod node;
 mod outbox;
 
 use std::collections::VecDeque;
@@ -17,14 +19,14 @@ use rustix::net::{Shutdown, sockopt};
 
 pub use error::{ChannelError, SendError};
 use inbox::{Fill, Inbox};
+use node::Node;
 pub use outbox::Flush;
-use outbox::{Outbox, SHARE, WITH_HANDLES};
+use outbox::{Outbox, SHARE};
 
-use crate::handle::Handle;
 use crate::limits::Limits;
-use crate::message::{Incoming, Message, Outgoing};
-use crate::wire::native::{self, HEADER, Header};
-use crate::wire::{Codec, Span, WireError};
+use crate::message::{Incoming, Outgoing};
+use crate::sockets::Book;
+use crate::wire::Codec;
 
 /// What [`Connection::receive`] found.
 #[derive(Debug)]
@@ -44,6 +46,18 @@ pub struct Faults {
     pub surplus_handles: u64,
     /// Handles that were sent to us and did not arrive.
     pub lost_handles: u64,
+    /// Handles of ours that the peer refused for good.
+    pub refused_handles: u64,
+}
+
+/// Whether more can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Open,
+    /// We have closed our side.
+    Shut,
+    /// The peer is gone, or broke the protocol.
+    Failed,
 }
 
 /// One end of a channel: a connected Unix stream socket that carries messages and handles.
@@ -67,6 +81,8 @@ pub struct Connection {
     limits: Limits,
     inbox: Inbox,
     outbox: Outbox,
+    /// What the codecs of Node need beyond the native one.
+    node: Option<Box<Node>>,
     /// Messages that were read while something else was waited for.
     parked: VecDeque<Incoming>,
     parked_bytes: usize,
@@ -75,8 +91,9 @@ pub struct Connection {
     /// The kernel's buffer for what the peer has not read, as last asked for.
     send_buffer: usize,
     throttled: bool,
-    /// Nothing more can be written: we have closed our side, or the peer is gone.
-    shut: bool,
+    life: Life,
+    /// What ended the channel while nobody was receiving.
+    failure: Option<ChannelError>,
     lost_handles: u64,
 }
 
@@ -89,19 +106,22 @@ impl Connection {
         rustix::io::ioctl_fionbio(&socket, true)?;
         rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
         let send_buffer = sockopt::socket_send_buffer_size(&socket)?;
-        let limits = Limits { frame: limits.frame.min(u32::MAX as usize), ..limits };
+        let limits = limits.sane();
+        let node = (codec != Codec::Native).then(|| Box::new(Node::new(limits.unanswered)));
         Ok(Self {
             socket: Arc::new(socket),
             codec,
             limits,
             inbox: Inbox::default(),
             outbox: Outbox::default(),
+            node,
             parked: VecDeque::new(),
             parked_bytes: 0,
             queued: 0,
             send_buffer,
             throttled: false,
-            shut: false,
+            life: Life::Open,
+            failure: None,
             lost_handles: 0,
         })
     }
@@ -112,7 +132,7 @@ impl Connection {
     /// The queue is full, the channel is closed, or the message cannot be sent on it; the message comes back.
     pub fn queue(&mut self, outgoing: impl Into<Outgoing>) -> Result<(), SendError> {
         let outgoing = outgoing.into();
-        if self.shut {
+        if self.life != Life::Open {
             return Err(SendError::Closed(Box::new(outgoing)));
         }
         let bytes = outgoing.message.bytes().len();
@@ -122,9 +142,12 @@ impl Connection {
         if self.is_full(bytes, outgoing.message.handles().len()) {
             return Err(SendError::Full(Box::new(outgoing)));
         }
+        if bytes >= SHARE {
+            self.grow_send_buffer(bytes);
+        }
         match self.codec {
             Codec::Native => self.queue_native(outgoing)?,
-            codec => return Err(SendError::NotInCodec { codec, outgoing: Box::new(outgoing) }),
+            Codec::Json | Codec::Advanced => self.queue_node(outgoing)?,
         }
         self.queued += 1;
         Ok(())
@@ -132,41 +155,12 @@ impl Connection {
 
     fn is_full(&self, bytes: usize, handles: usize) -> bool {
         // One message may always wait, whatever its size.
-        let (waiting, held) = (self.outbox.bytes(), self.outbox.handles());
+        let (held_bytes, held_handles) = self.held();
+        let (waiting, carrying) = (self.outbox.bytes() + held_bytes, self.outbox.handles() + held_handles);
         waiting > 0
             && (self.queued >= self.limits.queue_messages
                 || waiting + bytes > self.limits.queue_bytes
-                || (handles > 0 && held + handles > self.limits.queue_handles))
-    }
-
-    fn queue_native(&mut self, outgoing: Outgoing) -> Result<(), SendError> {
-        let limit = everycore_sys::scm_rights::MAX_DESCRIPTORS;
-        let Outgoing { kind, mut message } = outgoing;
-        if message.handles().len() > limit {
-            return Err(SendError::TooManyHandles { limit, outgoing: Box::new(Outgoing { kind, message }) });
-        }
-        let handles = message.take_handles();
-        let header = Header { kind, format: message.format(), handles: handles.len() as u16 };
-        let payload = message.into_bytes();
-        let head = native::write_header(&header, payload.len() as u32);
-        if payload.len() >= SHARE {
-            self.grow_send_buffer(payload.len());
-        }
-        if handles.is_empty() {
-            self.outbox.push_slice(&head);
-            self.outbox.push_bytes(payload);
-        } else if HEADER + payload.len() <= WITH_HANDLES {
-            let mut frame = Vec::with_capacity(HEADER + payload.len());
-            frame.extend_from_slice(&head);
-            frame.extend_from_slice(&payload);
-            self.outbox.push_with_handles(frame, handles);
-        } else {
-            let front = payload.len() - WITH_HANDLES;
-            self.outbox.push_slice(&head);
-            self.outbox.push_bytes(payload.slice(..front));
-            self.outbox.push_with_handles(payload[front..].to_vec(), handles);
-        }
-        Ok(())
+                || (handles > 0 && carrying + handles > self.limits.queue_handles))
     }
 
     /// Lets the kernel hold a large message whole, so that the peer is woken less often. An unprivileged process gets
@@ -187,21 +181,41 @@ impl Connection {
     /// # Errors
     /// The peer is gone, or the socket failed. What the peer had sent can still be received.
     pub fn flush(&mut self) -> Result<Flush, ChannelError> {
+        match self.life {
+            Life::Open => {}
+            Life::Shut => return Ok(Flush::Done),
+            Life::Failed => return Err(ChannelError::PeerGone),
+        }
+        if self.node.is_some() {
+            self.report_closed();
+        }
         let result = self.outbox.flush(self.socket.as_fd());
+        if self.node.is_some() {
+            self.note_written();
+        }
         self.throttled = matches!(result, Ok(Flush::Throttled));
-        if self.outbox.is_empty() {
+        if self.queued_bytes() == 0 {
             self.queued = 0;
         }
         result.map_err(|error| {
-            self.shut = true;
-            self.outbox = Outbox::default();
+            self.stop_writing(Life::Failed);
             error.into()
         })
     }
 
+    /// Nothing can be written any more. Handles that the peer was to confirm are kept for whoever wants them back.
+    fn stop_writing(&mut self, life: Life) {
+        self.life = life;
+        self.throttled = false;
+        if self.node.is_none() {
+            self.outbox.abandon();
+        }
+    }
+
     /// Whether to wait for the socket to become writable and then flush.
     pub fn wants_write(&self) -> bool {
-        !self.outbox.is_empty() && !self.throttled
+        let due = self.node.as_ref().is_some_and(|node| node.book.is_due());
+        (!self.outbox.is_empty() || due) && !self.throttled && self.life == Life::Open
     }
 
     /// Whether the last flush ended with [`Flush::Throttled`] and should be tried again after a delay.
@@ -209,9 +223,9 @@ impl Connection {
         self.throttled
     }
 
-    /// Bytes that wait to be written.
+    /// Bytes that wait to be written, those included that wait for the peer to answer a handle first.
     pub fn queued_bytes(&self) -> usize {
-        self.outbox.bytes()
+        if self.life == Life::Open { self.outbox.bytes() + self.held().0 } else { 0 }
     }
 
     /// The next message, read from the socket if none is buffered.
@@ -223,10 +237,11 @@ impl Connection {
             if let Some(incoming) = self.receive_buffered()? {
                 return Ok(Received::Message(incoming));
             }
-            match self.inbox.fill(self.socket.as_fd())? {
-                Fill::Bytes => {}
-                Fill::Empty => return Ok(Received::Blocked),
-                Fill::End => return self.end(),
+            match self.read() {
+                Ok(Fill::Bytes) => {}
+                Ok(Fill::Empty) => return Ok(Received::Blocked),
+                Ok(Fill::End) => return self.end(),
+                Err(error) => return Err(self.fail(error)),
             }
         }
     }
@@ -243,38 +258,75 @@ impl Connection {
             self.parked_bytes -= incoming.message().bytes().len();
             return Ok(Some(incoming));
         }
-        self.cut()
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        self.cut().map_err(|error| self.fail(error))
+    }
+
+    /// The channel is of no further use, also for writing.
+    fn fail(&mut self, error: ChannelError) -> ChannelError {
+        self.stop_writing(Life::Failed);
+        error
     }
 
     fn cut(&mut self) -> Result<Option<Incoming>, ChannelError> {
-        match self.inbox.next(self.codec, &self.limits)? {
-            Some(span) => Ok(Some(self.take_native(&span)?)),
-            None => Ok(None),
+        while let Some(span) = self.inbox.next(self.codec, &self.limits)? {
+            if self.node.is_none() {
+                return Ok(Some(self.take_native(&span)?));
+            }
+            if let Some(incoming) = self.take_node(&span)? {
+                return Ok(Some(incoming));
+            }
+            if self.owes_too_much() {
+                break;
+            }
         }
+        Ok(None)
+    }
+
+    fn read(&mut self) -> Result<Fill, ChannelError> {
+        if self.owes_too_much() {
+            self.flush()?;
+            if self.owes_too_much() {
+                return Ok(Fill::Empty);
+            }
+        }
+        Ok(self.inbox.fill(self.socket.as_fd())?)
     }
 
     /// Reads what is there and keeps it for [`Connection::receive`]: for a sender that waits for the peer, which may
-    /// itself be waiting for us to read. Stops at the limits of the queue; true when something was read.
-    pub(crate) fn park(&mut self) -> Result<bool, ChannelError> {
-        let mut progress = false;
+    /// itself be waiting for us to read. Stops at the limits of the queue. An error is kept as well.
+    pub(crate) fn park(&mut self) {
         while self.can_park() {
-            if let Some(incoming) = self.cut()? {
-                self.parked_bytes += incoming.message().bytes().len();
-                self.parked.push_back(incoming);
-                continue;
-            }
-            match self.inbox.fill(self.socket.as_fd())? {
-                Fill::Bytes => progress = true,
+            let step = match self.cut() {
+                Ok(Some(incoming)) => {
+                    self.parked_bytes += incoming.message().bytes().len();
+                    self.parked.push_back(incoming);
+                    continue;
+                }
+                Ok(None) => self.read(),
+                Err(error) => Err(error),
+            };
+            match step {
+                Ok(Fill::Bytes) => {}
                 // The end is for the receiver to see.
-                Fill::Empty | Fill::End => break,
+                Ok(Fill::Empty | Fill::End) => break,
+                Err(error) => self.failure = Some(self.fail(error)),
             }
         }
-        Ok(progress)
+    }
+
+    /// Whether somebody who receives would find something now.
+    pub(crate) fn has_parked(&self) -> bool {
+        !self.parked.is_empty() || self.failure.is_some() || self.inbox.ended()
     }
 
     /// Whether there is room to read ahead, and somebody who may still send.
     pub(crate) fn can_park(&self) -> bool {
         !self.inbox.ended()
+            && self.failure.is_none()
+            && !self.owes_too_much()
             && self.parked.len() < self.limits.queue_messages
             && self.parked_bytes <= self.limits.queue_bytes
     }
@@ -283,6 +335,11 @@ impl Connection {
     /// once: afterwards the socket is read again.
     pub(crate) fn take_drained(&mut self) -> bool {
         self.inbox.take_drained()
+    }
+
+    /// The open sockets that a Node peer counts, to be told when there is something to report.
+    pub(crate) fn book(&self) -> Option<&Arc<Book>> {
+        self.node.as_ref().map(|node| &node.book)
     }
 
     pub(crate) fn socket(&self) -> &Arc<OwnedFd> {
@@ -295,36 +352,19 @@ impl Connection {
             bytes => {
                 // Said once; from now on the channel is simply closed.
                 self.inbox.skip(bytes);
-                Err(ChannelError::PartialFrame { bytes })
+                Err(self.fail(ChannelError::PartialFrame { bytes }))
             }
         }
-    }
-
-    fn take_native(&mut self, span: &Span) -> Result<Incoming, WireError> {
-        let header = native::read_header(self.inbox.bytes())?;
-        let claimed = if header.handles > 0 { self.inbox.claim(span.total) } else { Default::default() };
-        let mut message = Message::from_parts(self.inbox.take(span), header.format);
-        self.inbox.close_surplus(self.inbox.position());
-        if header.handles > 0 {
-            if claimed.fds.len() == usize::from(header.handles) && !claimed.truncated {
-                message.set_handles(claimed.fds.into_iter().map(Handle::from_fd).collect());
-            } else {
-                // One off would be worse than none: whatever came is closed.
-                self.inbox.count_surplus(claimed.fds.len());
-                message.set_lost_handles(header.handles);
-                self.lost_handles += u64::from(header.handles);
-            }
-        }
-        Ok(Incoming::new(header.kind, message))
     }
 
     /// Closes our side: the peer sees the end of the channel after what was flushed. Receiving goes on until the peer
     /// closes its side too.
     ///
-    /// What is still queued is dropped; flush first.
+    /// What is still queued is not sent any more; flush first.
     pub fn shut_down(&mut self) {
-        self.shut = true;
-        self.outbox = Outbox::default();
+        if self.life == Life::Open {
+            self.stop_writing(Life::Shut);
+        }
         // The peer may be gone already, and then there is nothing to tell.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
     }
@@ -336,7 +376,11 @@ impl Connection {
 
     /// What the peer did wrong without ending the channel.
     pub fn faults(&self) -> Faults {
-        Faults { surplus_handles: self.inbox.surplus(), lost_handles: self.lost_handles }
+        Faults {
+            surplus_handles: self.inbox.surplus(),
+            lost_handles: self.lost_handles,
+            refused_handles: self.node.as_ref().map_or(0, |node| node.refused),
+        }
     }
 
     /// Whether the peer has closed its side and everything it sent was received.

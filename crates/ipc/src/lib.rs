@@ -11,9 +11,11 @@ mod channel;
 mod child;
 mod connection;
 mod handle;
+mod handoff;
 mod limits;
 mod message;
 mod parent;
+mod sockets;
 mod wire;
 
 pub use channel::Channel;
@@ -22,6 +24,7 @@ pub use connection::{ChannelError, Connection, Faults, Flush, Received, SendErro
 pub use everycore_sys::{ExitStatus, PidFd};
 pub use handle::{Handle, HandleError, HandleKind};
 pub use limits::Limits;
-pub use message::{Format, Incoming, Kind, Message, MessageError, Outgoing};
+pub use message::{Cause, Format, Incoming, Kind, Message, MessageError, Outgoing};
 pub use parent::{Inherited, ParentError, inherited, parent};
-pub use wire::{Codec, WireError};
+pub use sockets::OpenSocket;
+pub use wire::{Codec, WireError, v8};

@@ -37,3 +37,16 @@ impl Default for Limits {
         }
     }
 }
+
+impl Limits {
+    /// The same limits, as far as frames and stacks can bear them.
+    pub(crate) fn sane(self) -> Self {
+        Self {
+            // A V8 frame holds at most 2^31 - 1 bytes, and a native one counts in 32 bits.
+            frame: self.frame.min(i32::MAX as usize),
+            depth: self.depth.min(128),
+            queue_messages: self.queue_messages.max(1),
+            ..self
+        }
+    }
+}

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::handle::Handle;
+use crate::sockets::OpenSocket;
+use crate::wire::{convert, v8};
 
 /// A payload with the handles that travel beside it.
 ///
@@ -23,8 +25,18 @@ use crate::handle::Handle;
 pub struct Message {
     payload: Bytes,
     format: Format,
+    /// The payload was written by this process, so it is what its format says.
+    trusted: bool,
     lost_handles: u16,
     handles: Vec<Handle>,
+    counted: Option<Box<Counted>>,
+}
+
+/// How the sender of a socket counts it.
+#[derive(Debug)]
+struct Counted {
+    key: String,
+    open: Option<OpenSocket>,
 }
 
 /// How a payload is written.
@@ -45,8 +57,23 @@ impl Message {
     /// # Errors
     /// The value refuses to be written, such as a map whose keys are not strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, MessageError> {
-        let text = serde_json::to_vec(value).map_err(MessageError::Unwritable)?;
-        Ok(Self::from_parts(text.into(), Format::Json))
+        let text = serde_json::to_vec(value).map_err(|error| MessageError::Unwritable(error.into()))?;
+        Ok(Self { trusted: true, ..Self::from_parts(text.into(), Format::Json) })
+    }
+
+    /// A message with any value that serde can write, as V8 would: for Node peers on the `advanced` codec. It can hold
+    /// what JSON cannot, such as bytes, and [`v8::Document`]s are made into messages with [`Message::v8_payload`].
+    ///
+    /// # Errors
+    /// The value refuses to be written.
+    pub fn v8<T: Serialize + ?Sized>(value: &T) -> Result<Self, MessageError> {
+        let payload = v8::to_vec(value).map_err(|error| MessageError::Unwritable(error.into()))?;
+        Ok(Self { trusted: true, ..Self::v8_payload(payload) })
+    }
+
+    /// A message with a payload in V8's format, such as [`v8::Document::to_vec`] writes.
+    pub fn v8_payload(payload: impl Into<Bytes>) -> Self {
+        Self::from_parts(payload.into(), Format::V8)
     }
 
     /// A message with bytes that are passed on as they are. A Node peer on the `json` codec cannot get one.
@@ -56,7 +83,7 @@ impl Message {
 
     /// A message with a payload as it came off the wire.
     pub(crate) fn from_parts(payload: Bytes, format: Format) -> Self {
-        Self { payload, format, lost_handles: 0, handles: Vec::new() }
+        Self { payload, format, trusted: false, lost_handles: 0, handles: Vec::new(), counted: None }
     }
 
     /// Adds a handle; the order is kept. To a Node peer a message carries one at most.
@@ -72,9 +99,12 @@ impl Message {
     /// The payload is raw bytes, is malformed, is nested too deep, or does not fit the type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, MessageError> {
         match self.format {
-            Format::Json => serde_json::from_slice(&self.payload).map_err(MessageError::json),
+            Format::Json => convert::parse_json(&self.payload).map_err(MessageError::json),
             Format::Raw => Err(MessageError::Raw { bytes: self.payload.len() }),
-            Format::V8 => Err(MessageError::Raw { bytes: self.payload.len() }),
+            Format::V8 => {
+                let limits = v8::Limits { bytes: usize::MAX, ..v8::Limits::default() };
+                v8::from_slice_with(&self.payload, &limits).map_err(MessageError::v8)
+            }
         }
     }
 
@@ -112,6 +142,37 @@ impl Message {
     /// more open descriptors. When not 0, none of the message's handles are here.
     pub fn lost_handles(&self) -> usize {
         self.lost_handles.into()
+    }
+
+    /// Has a Node peer count the socket in this message under a key, so that it can be asked later how many of them are
+    /// open there.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<String>) -> Self {
+        self.counted = Some(Box::new(Counted { key: key.into(), open: None }));
+        self
+    }
+
+    /// What the sender counts the socket in this message under.
+    pub fn key(&self) -> Option<&str> {
+        self.counted.as_ref().map(|counted| &*counted.key)
+    }
+
+    /// Takes the guard that counts the socket in this message as open for its sender. Keep it as long as the socket.
+    pub fn take_open_socket(&mut self) -> Option<OpenSocket> {
+        self.counted.as_mut()?.open.take()
+    }
+
+    /// The same message with its payload as the peer's codec writes it.
+    pub(crate) fn with_payload(self, payload: Bytes, format: Format) -> Self {
+        Self { payload, format, trusted: true, ..self }
+    }
+
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
+    pub(crate) fn set_open_socket(&mut self, open: OpenSocket) {
+        self.counted = Some(Box::new(Counted { key: open.key().to_owned(), open: Some(open) }));
     }
 
     pub(crate) fn set_handles(&mut self, handles: Vec<Handle>) {
@@ -227,24 +288,34 @@ impl Incoming {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// The value cannot be written as JSON.
-    Unwritable(serde_json::Error),
+    /// The value cannot be written as a message.
+    Unwritable(Cause),
     /// The payload is raw bytes; use [`Message::bytes`].
     Raw {
         /// How many.
         bytes: usize,
     },
-    /// The payload is not JSON, or nested more than 128 deep.
-    NotJson(serde_json::Error),
+    /// The payload is not what its format says, or is nested more than 128 deep.
+    Malformed(Cause),
     /// The payload is well-formed and does not fit the type.
-    WrongType(serde_json::Error),
+    WrongType(Cause),
 }
+
+/// What the codec says about it.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl MessageError {
     fn json(error: serde_json::Error) -> Self {
         match error.classify() {
-            serde_json::error::Category::Data => Self::WrongType(error),
-            _ => Self::NotJson(error),
+            serde_json::error::Category::Data => Self::WrongType(error.into()),
+            _ => Self::Malformed(error.into()),
+        }
+    }
+
+    fn v8(error: v8::Error) -> Self {
+        match error {
+            v8::Error::Mismatch { .. } => Self::WrongType(error.into()),
+            _ => Self::Malformed(error.into()),
         }
     }
 }
@@ -252,11 +323,11 @@ impl MessageError {
 impl fmt::Display for MessageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unwritable(_) => f.write_str("the value cannot be written as a JSON message"),
+            Self::Unwritable(_) => f.write_str("the value cannot be written as a message"),
             Self::Raw { bytes } => {
                 write!(f, "the message is {bytes} raw bytes, not a value; read them with bytes()")
             }
-            Self::NotJson(_) => f.write_str("the message is not valid JSON"),
+            Self::Malformed(_) => f.write_str("the message is malformed"),
             Self::WrongType(_) => f.write_str("the message does not fit the type asked for"),
         }
     }
@@ -265,7 +336,7 @@ impl fmt::Display for MessageError {
 impl std::error::Error for MessageError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unwritable(error) | Self::NotJson(error) | Self::WrongType(error) => Some(error),
+            Self::Unwritable(error) | Self::Malformed(error) | Self::WrongType(error) => Some(&**error),
             Self::Raw { .. } => None,
         }
     }

@@ -3,7 +3,12 @@
 //! Pure: nothing here reads, writes or holds a descriptor. A codec finds out where a frame ends; the connection keeps
 //! the bytes of a partial one. Neighbours: [`crate::connection`] feeds it.
 
+pub(crate) mod advanced;
+pub(crate) mod convert;
+pub(crate) mod json;
 pub(crate) mod native;
+pub(crate) mod node;
+pub mod v8;
 
 use std::fmt;
 use std::ops::Range;
@@ -41,10 +46,10 @@ pub(crate) struct Span {
 
 /// Finds the end of the frame at the front of `bytes`. `scanned` bytes were looked at before, in vain.
 pub(crate) fn cut(codec: Codec, bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Cut, WireError> {
-    let _ = scanned;
     match codec {
         Codec::Native => native::cut(bytes, limits),
-        Codec::Json | Codec::Advanced => Err(WireError::Unsupported { codec }),
+        Codec::Json => json::cut(bytes, scanned, limits),
+        Codec::Advanced => advanced::cut(bytes, limits),
     }
 }
 
@@ -66,11 +71,25 @@ pub enum WireError {
         /// The flags in its header.
         flags: u8,
     },
-    /// This codec is not available.
-    Unsupported {
-        /// The codec asked for.
-        codec: Codec,
+    /// A line or frame with nothing in it. It would end a Node process.
+    Empty,
+    /// A line that cannot be JSON.
+    NotJson {
+        /// Its first byte.
+        first: u8,
     },
+    /// A frame that is not in V8's format.
+    NotV8 {
+        /// Its first byte.
+        first: u8,
+    },
+    /// Arrays and objects in a message are nested deeper than [`Limits::depth`].
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// The peer answered a handle that it was never sent. It would end a Node process.
+    SurplusAnswer,
 }
 
 impl fmt::Display for WireError {
@@ -85,7 +104,15 @@ impl fmt::Display for WireError {
                     "a frame of unknown kind {kind} with flags {flags:#04x}; do both ends have the same version?"
                 )
             }
-            Self::Unsupported { codec } => write!(f, "the codec {codec} is not available"),
+            Self::Empty => f.write_str("an empty message"),
+            Self::NotJson { first } => {
+                write!(f, "a line that begins with '{}' and so is not JSON", first.escape_ascii())
+            }
+            Self::NotV8 { first } => {
+                write!(f, "a frame that begins with byte {first:#04x} and so is not in V8's format")
+            }
+            Self::TooDeep { limit } => write!(f, "a message is nested deeper than the limit of {limit}"),
+            Self::SurplusAnswer => f.write_str("an answer to a handle that was never sent"),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The task of a channel: writes at the end of each turn what was queued in it, and goes on when the peer was slow.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Inner;
+use super::{Inner, readable_unless};
 use crate::connection::ChannelError;
 
 /// How long to wait before descriptors are tried again after the kernel had too many on their way.
@@ -16,6 +17,8 @@ enum Next {
     Work,
     /// The peer reads.
     Writable,
+    /// The peer answers handles, and nobody else may be reading.
+    Answers,
     /// The peer takes descriptors off the kernel's hands.
     Delay,
     /// Nothing any more.
@@ -43,6 +46,7 @@ impl Inner {
                 Next::Work => self.work.notified().await,
                 Next::Delay => tokio::time::sleep(THROTTLE).await,
                 Next::Writable => self.writable().await,
+                Next::Answers => self.answers().await,
                 Next::End => return,
             }
         }
@@ -61,9 +65,29 @@ impl Inner {
             Next::Delay
         } else if state.connection.wants_write() {
             Next::Writable
+        } else if state.connection.awaits_answers() && state.connection.can_park() {
+            Next::Answers
         } else {
             Next::Work
         }
+    }
+
+    /// Reads until the answers are there; what else comes is kept for the receivers.
+    async fn answers(&self) {
+        let Some(ready) = self.ready.get() else { return };
+        let Ok(Some(mut guard)) = readable_unless(ready, pin!(self.work.notified())).await else { return };
+        let mut state = self.lock();
+        state.connection.park();
+        // With room left it has read until there was nothing.
+        let drained = state.connection.take_drained() || state.connection.can_park();
+        if drained {
+            guard.clear_ready();
+        }
+        self.after_reading(&mut state);
+        if state.connection.has_parked() {
+            self.parked.notify_waiters();
+        }
+        self.room.notify_waiters();
     }
 
     async fn writable(&self) {

@@ -98,6 +98,11 @@ pub enum SendError {
         /// The message.
         outgoing: Box<Outgoing>,
     },
+    /// The handle is no TCP, UDP or Unix stream socket: it would end a Node peer, or spoil its channel for good.
+    Lethal(Box<Outgoing>),
+    /// A message for the program whose `cmd` begins with `NODE_`: a Node peer would take it for one of its library's,
+    /// and the program would never see it.
+    Reserved(Box<Outgoing>),
     /// The value cannot be written as a message.
     Unwritable(MessageError),
     /// The channel failed with the message on its way; whether the peer got it is not known.
@@ -109,6 +114,7 @@ impl SendError {
     pub fn into_outgoing(self) -> Option<Outgoing> {
         match self {
             Self::Full(outgoing) | Self::Closed(outgoing) => Some(*outgoing),
+            Self::Lethal(outgoing) | Self::Reserved(outgoing) => Some(*outgoing),
             Self::TooLarge { outgoing, .. }
             | Self::TooManyHandles { outgoing, .. }
             | Self::NotInCodec { outgoing, .. } => Some(*outgoing),
@@ -132,6 +138,12 @@ impl fmt::Display for SendError {
             }
             Self::NotInCodec { codec, .. } => {
                 write!(f, "a message of this kind cannot be sent in the codec {codec}")
+            }
+            Self::Lethal(_) => f.write_str(
+                "a Node process can only take TCP, UDP and Unix stream sockets; send another handle",
+            ),
+            Self::Reserved(_) => {
+                f.write_str("a Node process would swallow a message whose cmd begins with NODE_; rename it")
             }
             Self::Unwritable(_) => f.write_str("the value cannot be sent"),
             Self::Failed(_) => f.write_str("the message may not have reached the peer"),

@@ -133,9 +133,18 @@ impl Inbox {
         }
     }
 
+    /// Takes one descriptor that belongs to the frame at the front, which is `total` bytes long.
+    pub(crate) fn claim_one(&mut self, total: usize) -> Option<OwnedFd> {
+        let end = self.position + total as u64;
+        self.close_surplus(self.position);
+        let batch = self.batches.front_mut().filter(|batch| batch.start < end)?;
+        batch.fds.pop_front()
+    }
+
     /// Closes descriptors that came with frames which did not ask for any, up to this position in the stream.
     pub(crate) fn close_surplus(&mut self, position: u64) {
-        while self.batches.front().is_some_and(|batch| batch.end <= position) {
+        let is_over = |batch: &Batch| batch.end <= position || (batch.fds.is_empty() && !batch.truncated);
+        while self.batches.front().is_some_and(is_over) {
             let batch = self.batches.pop_front().expect("the front was just seen");
             self.surplus += batch.fds.len() as u64;
         }

@@ -12,6 +12,8 @@ use everycore_sys::scm_rights;
 use rustix::io::Errno;
 
 use crate::handle::Handle;
+use crate::handoff::Parcel;
+use crate::message::Outgoing;
 
 /// A piece that gathers small messages is closed at this size.
 const GATHER: usize = 64 * 1024;
@@ -41,10 +43,34 @@ impl Data {
     }
 }
 
+/// The descriptors of a piece.
+#[derive(Debug)]
+enum Cargo {
+    None,
+    /// Closed when they are gone.
+    Handles(Vec<Handle>),
+    /// Kept until the peer has answered.
+    Parcel(Parcel<Outgoing>),
+}
+
+impl Cargo {
+    fn handles(&self) -> &[Handle] {
+        match self {
+            Self::None => &[],
+            Self::Handles(handles) => handles,
+            Self::Parcel(parcel) => parcel.load.message.handles(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Piece {
     data: Data,
-    handles: Vec<Handle>,
+    cargo: Cargo,
+    /// It begins with the first byte of a message, so something else may go before it.
+    starts: bool,
+    /// It went ahead of the queue, and what is queued later must not join it.
+    urgent: bool,
 }
 
 /// How far a flush came.
@@ -66,14 +92,24 @@ pub(crate) struct Outbox {
     written: usize,
     bytes: usize,
     handles: usize,
+    urgent: usize,
+    /// The next byte pushed is the first of a message.
+    at_start: bool,
+    parcels: Vec<Parcel<Outgoing>>,
     spare: Vec<u8>,
 }
 
 impl Outbox {
+    /// Says that what is pushed next begins a message.
+    pub(crate) fn begin_message(&mut self) {
+        self.at_start = true;
+    }
+
     /// Adds bytes, copied.
     pub(crate) fn push_slice(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len();
         self.gathering().extend_from_slice(bytes);
+        self.at_start = false;
     }
 
     /// Adds bytes, kept as they are when large.
@@ -81,32 +117,81 @@ impl Outbox {
         if bytes.len() < SHARE {
             return self.push_slice(&bytes);
         }
-        self.bytes += bytes.len();
-        self.pieces.push_back(Piece { data: Data::Shared(bytes), handles: Vec::new() });
+        self.push(Data::Shared(bytes), Cargo::None);
     }
 
     /// Adds the end of a message, with descriptors. At most [`WITH_HANDLES`] bytes.
     pub(crate) fn push_with_handles(&mut self, bytes: Vec<u8>, handles: Vec<Handle>) {
         debug_assert!(bytes.len() <= WITH_HANDLES, "a piece with descriptors must go out in one");
+        self.push(Data::Own(bytes), Cargo::Handles(handles));
+    }
+
+    /// Adds the end of a message, with descriptors that come back in [`Outbox::take_written`].
+    pub(crate) fn push_parcel(&mut self, bytes: Vec<u8>, parcel: Parcel<Outgoing>) {
+        debug_assert!(bytes.len() <= WITH_HANDLES, "a piece with descriptors must go out in one");
+        self.push(Data::Own(bytes), Cargo::Parcel(parcel));
+    }
+
+    fn push(&mut self, data: Data, cargo: Cargo) {
+        self.bytes += data.as_slice().len();
+        self.handles += cargo.handles().len();
+        let starts = std::mem::take(&mut self.at_start);
+        self.pieces.push_back(Piece { data, cargo, starts, urgent: false });
+    }
+
+    /// Adds a whole message that goes ahead of every other not begun yet, and behind those that went ahead before.
+    pub(crate) fn push_urgent(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len();
-        self.handles += handles.len();
-        self.pieces.push_back(Piece { data: Data::Own(bytes), handles });
+        self.urgent += bytes.len();
+        let first = usize::from(self.written > 0);
+        let before = |piece: &Piece| piece.starts && !piece.urgent;
+        let found = self.pieces.iter().skip(first).position(before);
+        let at = found.map_or(self.pieces.len(), |found| first + found);
+        if at > first
+            && let Piece { data: Data::Own(gathered), urgent: true, .. } = &mut self.pieces[at - 1]
+        {
+            gathered.extend_from_slice(bytes);
+            return;
+        }
+        let data = Data::Own(bytes.to_vec());
+        self.pieces.insert(at, Piece { data, cargo: Cargo::None, starts: true, urgent: true });
     }
 
     /// The piece that gathers small messages.
     fn gathering(&mut self) -> &mut Vec<u8> {
         let open = matches!(
             self.pieces.back(),
-            Some(Piece { data: Data::Own(bytes), handles }) if handles.is_empty() && bytes.len() < GATHER
+            Some(Piece { data: Data::Own(bytes), cargo: Cargo::None, urgent: false, .. }) if bytes.len() < GATHER
         );
         if !open {
             let data = Data::Own(std::mem::take(&mut self.spare));
-            self.pieces.push_back(Piece { data, handles: Vec::new() });
+            self.pieces.push_back(Piece { data, cargo: Cargo::None, starts: self.at_start, urgent: false });
         }
         match &mut self.pieces.back_mut().expect("an open piece was just made sure of").data {
             Data::Own(bytes) => bytes,
             Data::Shared(_) => unreachable!("an open piece owns its bytes"),
         }
+    }
+
+    /// The messages with descriptors that are written to their end, in order.
+    pub(crate) fn take_written(&mut self) -> Vec<Parcel<Outgoing>> {
+        std::mem::take(&mut self.parcels)
+    }
+
+    /// Gives up everything, and returns the messages with descriptors that wait for an answer or were not written.
+    pub(crate) fn abandon(&mut self) -> Vec<Parcel<Outgoing>> {
+        let mut parcels = self.take_written();
+        parcels.extend(self.pieces.drain(..).filter_map(|piece| match piece.cargo {
+            Cargo::Parcel(parcel) => Some(parcel),
+            _ => None,
+        }));
+        *self = Self::default();
+        parcels
+    }
+
+    /// Bytes that went ahead of the queue and are not written.
+    pub(crate) fn urgent(&self) -> usize {
+        self.urgent
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -140,8 +225,9 @@ impl Outbox {
     fn write_once(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let front = self.pieces.front().expect("asked to write only while there is something");
         let rest = &front.data.as_slice()[self.written..];
-        if !front.handles.is_empty() {
-            let fds: Vec<BorrowedFd<'_>> = front.handles.iter().map(AsFd::as_fd).collect();
+        let unsent = if self.written == 0 { front.cargo.handles() } else { &[] };
+        if !unsent.is_empty() {
+            let fds: Vec<BorrowedFd<'_>> = unsent.iter().map(AsFd::as_fd).collect();
             return scm_rights::send(socket, rest, &fds);
         }
         if self.pieces.len() == 1 {
@@ -150,7 +236,8 @@ impl Outbox {
         let mut slices = [IoSlice::new(&[]); SLICES];
         slices[0] = IoSlice::new(rest);
         let mut count = 1;
-        for piece in self.pieces.iter().skip(1).take(SLICES - 1).take_while(|piece| piece.handles.is_empty())
+        for piece in
+            self.pieces.iter().skip(1).take(SLICES - 1).take_while(|piece| piece.cargo.handles().is_empty())
         {
             slices[count] = IoSlice::new(piece.data.as_slice());
             count += 1;
@@ -158,13 +245,16 @@ impl Outbox {
         scm_rights::send_vectored(socket, &slices[..count], &[])
     }
 
-    /// Drops what is written. Descriptors are gone with the first byte of their piece, so they are closed here then.
+    /// Drops what is written. Descriptors are gone with the first byte of their piece, so those that need not be kept
+    /// are closed here then.
     fn advance(&mut self, mut count: usize) {
         self.bytes -= count;
         while count > 0 {
             let front = self.pieces.front_mut().expect("no more is written than was there");
-            self.handles -= front.handles.len();
-            front.handles.clear();
+            if let Cargo::Handles(handles) = &mut front.cargo {
+                self.handles -= handles.len();
+                front.cargo = Cargo::None;
+            }
             let left = front.data.as_slice().len() - self.written;
             if count < left {
                 self.written += count;
@@ -172,9 +262,22 @@ impl Outbox {
             }
             count -= left;
             self.written = 0;
-            if let Some(Piece { data: Data::Own(bytes), .. }) = self.pieces.pop_front() {
-                self.recycle(bytes);
+            if let Some(piece) = self.pieces.pop_front() {
+                self.retire(piece);
             }
+        }
+    }
+
+    fn retire(&mut self, piece: Piece) {
+        if piece.urgent {
+            self.urgent -= piece.data.as_slice().len();
+        }
+        if let Cargo::Parcel(parcel) = piece.cargo {
+            self.handles -= parcel.load.message.handles().len();
+            self.parcels.push(parcel);
+        }
+        if let Data::Own(bytes) = piece.data {
+            self.recycle(bytes);
         }
     }
 

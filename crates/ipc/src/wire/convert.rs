@@ -1,0 +1,86 @@
+//! Payloads from one format to another, for a message that goes to a peer of another codec than it came from.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+
+use super::{json, v8};
+use crate::message::Format;
+
+/// Why a payload cannot be written in the codec of the peer.
+#[derive(Debug)]
+pub(crate) enum ConvertError {
+    /// The codec has no form for it.
+    NoForm,
+    /// It is not what its format says.
+    Malformed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for ConvertError {
+    fn from(error: E) -> Self {
+        Self::Malformed(Box::new(error))
+    }
+}
+
+impl fmt::Display for ConvertError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoForm => f.write_str("the codec has no form for this payload"),
+            Self::Malformed(error) => error.fmt(f),
+        }
+    }
+}
+
+/// A payload as one line of JSON, without its newline. `trusted` JSON was written by this process, though perhaps with
+/// line breaks.
+pub(crate) fn to_line(payload: Bytes, format: Format, trusted: bool) -> Result<Bytes, ConvertError> {
+    match format {
+        Format::Json if trusted && memchr::memchr(b'\n', &payload).is_none() => Ok(payload),
+        Format::Json => check_line(payload),
+        Format::V8 => Ok(serde_json::to_vec(&v8::from_slice::<serde_json::Value>(&payload)?)?.into()),
+        Format::Raw => Err(ConvertError::NoForm),
+    }
+}
+
+/// A payload as V8 writes it. Raw bytes become a `Buffer`. A payload in that format is checked unless it is trusted.
+pub(crate) fn to_v8(payload: Bytes, format: Format, trusted: bool) -> Result<Bytes, ConvertError> {
+    match format {
+        Format::V8 => {
+            if !trusted {
+                v8::Document::parse(&payload)?;
+            }
+            Ok(payload)
+        }
+        Format::Raw => Ok(v8::to_vec(&v8::Buffer(payload.into()))?.into()),
+        Format::Json => {
+            let value: serde_json::Value = parse_json(&payload)?;
+            Ok(v8::to_vec(&value)?.into())
+        }
+    }
+}
+
+/// Reads JSON; surrogates without a partner, which JavaScript allows, become U+FFFD.
+pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    match serde_json::from_slice(text) {
+        Err(error) if error.is_syntax() => match json::mend_surrogates(text) {
+            Some(mended) => serde_json::from_slice(&mended),
+            None => Err(error),
+        },
+        result => result,
+    }
+}
+
+/// Checks that a payload is JSON, and takes line breaks out, which in JSON can only stand between values.
+fn check_line(payload: Bytes) -> Result<Bytes, ConvertError> {
+    let text = json::to_utf8(&payload);
+    serde_json::from_slice::<IgnoredAny>(&text)?;
+    if memchr::memchr(b'\n', &text).is_none() {
+        return Ok(match text {
+            Cow::Borrowed(_) => payload,
+            Cow::Owned(text) => text.into(),
+        });
+    }
+    Ok(text.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }).collect::<Vec<u8>>().into())
+}
