@@ -93,6 +93,9 @@ impl Driver {
         for (name, address, backlog) in std::mem::take(&mut cluster.binds) {
             listeners.bind(name, address, &Options { backlog, ..Options::default() })?;
         }
+        if cluster.program.inherit_listeners {
+            listeners.block().map_err(doing("preparing the sockets workers inherit"))?;
+        }
         let sources = Sources::new().map_err(doing("epoll"))?;
         let shared = Shared::new(EventFd::new().map_err(doing("eventfd"))?);
         sources.add(shared.wake(), Wake::Orders).map_err(doing("epoll"))?;

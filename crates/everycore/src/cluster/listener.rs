@@ -119,8 +119,16 @@ impl Listeners {
         Ok(key)
     }
 
+    /// Makes the permanent sockets blocking: a program that inherits one finds it as from systemd.
+    pub(crate) fn block(&self) -> io::Result<()> {
+        self.permanent().try_for_each(|(_, bound)| Ok(rustix::io::ioctl_fionbio(&bound.socket, false)?))
+    }
+
     fn hold(&mut self, worker: WorkerId, key: ListenerKey) {
         if let Some(listening) = self.by_key.get_mut(&key) {
+            // A worker that asks for it is one that uses the library, and from here on nobody may block on it: the
+            // mode belongs to the socket, not to its holders. Of an open socket of ours this cannot fail.
+            let _ = rustix::io::ioctl_fionbio(&listening.bound.socket, true);
             listening.holders.insert(worker);
         }
     }
