@@ -1,0 +1,261 @@
+//! Starts the built binary, reads its lines as they come, and speaks HTTP to it.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Longer than anything here takes on the slowest machine; only a failure waits for it.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_everycore");
+
+/// Variables that would reach into the tests from outside.
+const FOREIGN: [&str; 10] = [
+    "WEB_CONCURRENCY",
+    "PORT",
+    "NO_COLOR",
+    "NODE_CLUSTER_SCHED_POLICY",
+    "NODE_CHANNEL_FD",
+    "NODE_UNIQUE_ID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "EVERYCORE_CHANNEL",
+];
+
+/// `everycore` with these arguments, in an environment of its own.
+pub fn everycore(args: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(args).stdin(Stdio::null());
+    for name in FOREIGN {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A running `everycore`; ended with the test, whatever becomes of it.
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    exit: Option<ExitStatus>,
+    /// Everything read so far, for the message of a failure.
+    seen: Vec<String>,
+}
+
+impl Running {
+    pub fn start(args: &[&str]) -> Self {
+        Self::spawn(everycore(args))
+    }
+
+    /// Starts a command and reads both its outputs, line by line.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = channel();
+        forward(child.stdout.take().unwrap(), sender.clone());
+        forward(child.stderr.take().unwrap(), sender);
+        Self { child, lines, exit: None, seen: Vec::new() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid(), signal);
+    }
+
+    /// The next line that contains `part`.
+    pub fn line(&mut self, part: &str) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(part) {
+                        return line;
+                    }
+                }
+                Err(error) => {
+                    panic!("no line with '{part}' ({error}); there were:\n{}", self.seen.join("\n"))
+                }
+            }
+        }
+    }
+
+    /// Where it serves, from the first line that says so.
+    pub fn address(&mut self) -> SocketAddr {
+        let line = self.line("127.0.0.1:");
+        let digits = line.split("127.0.0.1:").nth(1).unwrap();
+        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+        format!("127.0.0.1:{}", &digits[..end]).parse().unwrap()
+    }
+
+    /// Waits until `count` workers have said that they are ready; gives their pids.
+    pub fn ready(&mut self, count: usize) -> Vec<u32> {
+        (0..count).map(|_| pid_in(&self.line("is ready"))).collect()
+    }
+
+    /// Waits for the end; the exit code and all that was printed.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        // Both outputs end with the process and its workers.
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(line),
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(error) => panic!("it does not end ({error}); it said:\n{}", self.seen.join("\n")),
+            }
+        }
+        let status = self.child.wait().unwrap();
+        self.exit = Some(status);
+        (status.code(), self.seen.join("\n"))
+    }
+
+    /// Orders the stop and expects it to go well.
+    pub fn stop(self) -> String {
+        self.signal(Signal::TERM);
+        let (code, text) = self.end();
+        assert_eq!(code, Some(0), "{text}");
+        text
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.exit.is_none() {
+            // Its workers get their death signal.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn forward(output: impl Read + Send + 'static, lines: Sender<String>) {
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(output);
+        let mut bytes = Vec::new();
+        while matches!(reader.read_until(b'\n', &mut bytes), Ok(1..)) {
+            let line = String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned();
+            bytes.clear();
+            if lines.send(line).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+pub fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+/// The number after `pid ` in a line.
+pub fn pid_in(line: &str) -> u32 {
+    let digits = line.split("pid ").nth(1).unwrap_or_else(|| panic!("no pid in '{line}'"));
+    digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+/// Asks over a connection of its own.
+pub fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
+    let mut stream = connect(address)?;
+    ask(&mut stream, path)?;
+    answer(&mut stream)
+}
+
+/// Sends a request, in one piece: a simple server reads once.
+pub fn ask(stream: &mut TcpStream, path: &str) -> io::Result<()> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes())
+}
+
+pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    Ok(stream)
+}
+
+/// Reads an answer up to the end of its connection.
+pub fn answer(stream: &mut TcpStream) -> io::Result<Answer> {
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "the answer is cut short");
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(cut)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(cut)?;
+    Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+}
+
+/// Asks until every one of `count` workers has answered; gives the pids they named.
+pub fn everyone(address: SocketAddr, count: usize) -> BTreeSet<u32> {
+    let deadline = Instant::now() + DEADLINE;
+    let mut pids = BTreeSet::new();
+    while pids.len() < count {
+        assert!(Instant::now() < deadline, "only {pids:?} answer");
+        pids.insert(pid_in(&get(address, "/").unwrap().body));
+    }
+    pids
+}
+
+/// Asks without a pause, on a thread of its own, until told to stop; every answer has to be a good one.
+pub struct Load {
+    stop: Sender<()>,
+    thread: std::thread::JoinHandle<(usize, Vec<String>)>,
+}
+
+impl Load {
+    pub fn start(address: SocketAddr) -> Self {
+        let (stop, stopped) = channel();
+        let thread = std::thread::spawn(move || {
+            let (mut good, mut bad) = (0, Vec::new());
+            while stopped.try_recv().is_err() {
+                match get(address, "/") {
+                    Ok(answer) if answer.status == 200 => good += 1,
+                    other => bad.push(format!("{other:?}")),
+                }
+            }
+            (good, bad)
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends it; how many were answered.
+    pub fn stop(self) -> usize {
+        let _ = self.stop.send(());
+        let (good, bad) = self.thread.join().unwrap();
+        assert!(bad.is_empty(), "{good} good, lost: {bad:?}");
+        good
+    }
+}
+
+/// A directory of the test's own, removed at its end.
+pub struct Directory(pub std::path::PathBuf);
+
+impl Directory {
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("everycore-cli-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
