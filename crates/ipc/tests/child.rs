@@ -9,14 +9,13 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use everycore_ipc::{
     ChildParts, Codec, Event, ExitStatus, Fork, ForkError, Handle, ParentError, PidFd, SendError, Stdio,
     fork, inherited, parent,
 };
 use everycore_sys::{Spawn, SpawnError, inherit, spawn};
-use support::{PATIENCE, until};
+use support::{block_on, until};
 
 const ROLE: &str = "EVERYCORE_TEST_ROLE";
 
@@ -433,23 +432,6 @@ fn read(pipe: &mut Option<std::io::PipeReader>) -> String {
     let mut text = String::new();
     pipe.take().unwrap().read_to_string(&mut text).unwrap();
     text
-}
-
-/// Without a timer, since a child needs none; the deadline is kept from outside.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let (done, finished) = std::sync::mpsc::channel::<()>();
-    let role = std::env::var(ROLE).unwrap_or_default();
-    std::thread::spawn(move || {
-        if finished.recv_timeout(PATIENCE + Duration::from_secs(5))
-            == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
-        {
-            println!("hangs: {role}");
-            std::process::abort();
-        }
-    });
-    let result = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap().block_on(future);
-    drop(done);
-    result
 }
 
 fn libc_sigkill() -> i32 {

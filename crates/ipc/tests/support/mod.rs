@@ -9,7 +9,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use everycore_ipc::{ExitStatus, PidFd, Stdio, fork};
@@ -81,7 +81,7 @@ impl Example {
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => lines.push(line),
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return lines,
+                Err(RecvTimeoutError::Disconnected) => return lines,
                 Err(error) => panic!("{error} after {lines:?}"),
             }
         }
@@ -139,4 +139,18 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         std::thread::yield_now();
     }
+}
+
+/// Runs a future without a timer, since a child needs none; the deadline is kept from outside.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let (done, finished) = channel::<()>();
+    std::thread::spawn(move || {
+        if finished.recv_timeout(2 * PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            println!("{:?} hangs", std::env::args());
+            std::process::abort();
+        }
+    });
+    let result = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap().block_on(future);
+    drop(done);
+    result
 }
