@@ -4,7 +4,7 @@
 //!
 //! | File | Duty |
 //! |---|---|
-//! | [`spawn`] | starts a program: `clone` with vfork semantics, descriptors in place, errors told apart |
+//! | [`mod@spawn`] | starts a program: `clone` with vfork semantics, descriptors in place, errors told apart |
 //! | [`pidfd`] | waits for and signals a child without races |
 //! | [`socket_pair`] | the two ends of a channel |
 //! | [`scm_rights`] | bytes and descriptors over a Unix socket, one message or many |
