@@ -27,7 +27,7 @@ clippy:
     cargo clippy --workspace --all-targets --all-features -- -D warnings
 
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude everycore-cli --no-deps --all-features
 
 # licences, banned crates, sources; then the size of the library's tree
 deny:
