@@ -110,7 +110,10 @@ impl Drop for Example {
 /// Cargo builds examples beside the directory of test programs.
 pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().parent().unwrap().join("examples").join(name)
+    let example = test.parent().unwrap().parent().unwrap().join("examples").join(name);
+    // `cargo test` makes them, `cargo test --test …` does not.
+    assert!(example.is_file(), "first: cargo build -p everycore-ipc --examples (in the same profile)");
+    example
 }
 
 /// Connects, says something, and reads to the end.
