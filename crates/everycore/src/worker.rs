@@ -43,7 +43,7 @@ use everycore_sys::eventfd::EventFd;
 pub use listener::{Incoming, Listener};
 pub use load::Lease;
 pub use messages::Received;
-pub use stream::Stream;
+pub use stream::{Parts, Stream};
 pub use trouble::Trouble;
 
 pub(crate) use driver::timespec;
@@ -217,7 +217,7 @@ impl Worker {
             // A primary that does not answer in time is not waited for; the drain has its deadline, too.
             let _ = tokio::time::timeout(LEAVE_NOTED, noted).await;
         }
-        link.drain.begin(Why::OwnWish);
+        link.leave(Why::OwnWish);
         Ok(())
     }
 
@@ -231,7 +231,7 @@ impl Worker {
         if let Some(mut noted) = link.ask_to_leave() {
             let _ = wait_blocking(link, &mut noted, Some(std::time::Instant::now() + LEAVE_NOTED));
         }
-        link.drain.begin(Why::OwnWish);
+        link.leave(Why::OwnWish);
         Ok(())
     }
 

@@ -335,7 +335,7 @@ impl Link {
         mut message: Message,
     ) -> Option<Registration> {
         match order {
-            ToWorker::Disconnect => self.drain.begin(Why::Asked),
+            ToWorker::Disconnect => self.leave(Why::Asked),
             ToWorker::LeaveNoted => {
                 for asker in state.leave_noted.drain(..) {
                     let _ = asker.send(());
@@ -357,6 +357,13 @@ impl Link {
             ToWorker::Welcome(_) => {}
         }
         None
+    }
+
+    /// Begins the drain: listeners come to their end, and so do loops that wait for messages.
+    pub(crate) fn leave(&self, why: Why) {
+        self.drain.begin(why);
+        self.arrived.notify_waiters();
+        self.changed.notify_all();
     }
 
     /// For everyone but the driver, which finds out by itself that something is left.
@@ -397,8 +404,7 @@ impl Link {
         state.listens.clear();
         state.leave_noted.clear();
         state.held_back.clear();
-        self.drain.begin(Why::PrimaryGone);
-        self.arrived.notify_waiters();
+        self.leave(Why::PrimaryGone);
         self.room.notify_waiters();
         self.changed.notify_all();
         self.nudge();

@@ -82,7 +82,9 @@ impl Worker {
         post_blocking(&self.core.link, Outgoing::user(message))
     }
 
-    /// The next message of the primary's program; `None` once the channel has ended and all were taken.
+    /// The next message of the primary's program; `None` once all were taken and the channel has ended or the worker shall
+    /// leave, so that a loop over messages comes to its end. Whoever wants what is still sent to it while it drains
+    /// calls again.
     ///
     /// May be cancelled: a message is taken only when it is given out. Messages wait for it, 1,024 of them or 16 MiB;
     /// beyond that the primary is held back, and a program that takes none for a second loses the newest
@@ -101,7 +103,7 @@ impl Worker {
                 if let Some(item) = link.take(&mut state) {
                     return Ok(Some(Received::new(item, link)));
                 }
-                if state.is_over() {
+                if state.is_over() || link.drain.has_begun() {
                     return Ok(None);
                 }
             }
@@ -121,7 +123,7 @@ impl Worker {
             if let Some(item) = link.take(&mut state) {
                 return Ok(Some(Received::new(item, link)));
             }
-            if state.is_over() {
+            if state.is_over() || link.drain.has_begun() {
                 return Ok(None);
             }
             state = link.wait_change(state, None);

@@ -64,8 +64,8 @@ impl Worker {
     /// its own runtime calls it last.
     pub async fn finish(&self) {
         let link = &self.core.link;
-        link.drain.begin(Why::Ended);
-        let _ = tokio::time::timeout(self.drain_time(), link.load.idle()).await;
+        link.leave(Why::Ended);
+        let _ = tokio::time::timeout(self.drain_time() + LAST_WORDS, link.load.idle()).await;
         let _ = tokio::time::timeout(LAST_WORDS, self.flushed()).await;
         link.shut_down();
     }
@@ -73,8 +73,8 @@ impl Worker {
     /// As [`finish`](Self::finish), for a program without a runtime.
     pub fn finish_blocking(&self) {
         let link = &self.core.link;
-        link.drain.begin(Why::Ended);
-        link.load.idle_blocking(Instant::now() + self.drain_time());
+        link.leave(Why::Ended);
+        link.load.idle_blocking(Instant::now() + self.drain_time() + LAST_WORDS);
         let deadline = Instant::now() + LAST_WORDS;
         // Where no thread can be started the last messages go as far as the kernel takes them at once.
         if !link.write() && ensure_thread(link).is_ok() {
