@@ -10,6 +10,8 @@ pub mod blocking;
 mod channel;
 mod child;
 mod connection;
+#[doc(hidden)]
+pub mod fuzz;
 mod handle;
 mod handoff;
 mod limits;

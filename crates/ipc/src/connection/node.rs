@@ -96,9 +96,13 @@ impl Connection {
         let (payload, format) = (message.bytes().clone(), message.format());
         let (payload, reserved) = match self.codec {
             Codec::Advanced => {
-                // Around a handle the message becomes part of another, for which it is taken apart.
-                let trusted = message.is_trusted() && handle.is_none();
-                let payload = convert::to_v8(payload, format, trusted).map_err(|_| Refusal::NotInCodec)?;
+                let payload =
+                    convert::to_v8(payload, format, message.is_trusted()).map_err(|_| Refusal::NotInCodec)?;
+                if handle.is_some() {
+                    // Around a handle the message becomes part of another, and not every one can.
+                    let trial = Wrapping { kind: "", dgram: None, key: message.key() };
+                    advanced::wrap(&payload, &trial).map_err(|_| Refusal::NotInCodec)?;
+                }
                 let reserved = *kind == Kind::User && advanced::is_reserved(&payload);
                 (payload, reserved)
             }
@@ -182,7 +186,7 @@ impl Connection {
         };
         match self.codec {
             Codec::Advanced => advanced::wrap(message.bytes(), &wrapping)
-                .expect("the payload was read without an error when it was queued"),
+                .expect("the payload was wrapped without an error when it was queued"),
             _ => json::wrap(message.bytes(), &wrapping),
         }
     }
