@@ -73,6 +73,13 @@ pub(crate) struct Service {
     pub(crate) readiness: Readiness,
 }
 
+impl Service {
+    /// Both ways are offered: what the program does decides which is taken.
+    pub(crate) fn is_open(&self) -> bool {
+        self.inherit && self.policy.is_none()
+    }
+}
+
 impl Wishes {
     /// Fits the wishes together, or says which two do not.
     pub(crate) fn service(self) -> Result<Service, Failure> {

@@ -133,7 +133,7 @@ fn open(session: &Session, running: &Running, found: &Found) {
     if let Some(taken) = &found.taken {
         lines.push(format!("{taken} is taken, so this is the next free port"));
     }
-    lines.push(format!("serving {url} with {}", summary(found.workers, &[], found.policy)));
+    lines.push(format!("serving {url} with {}", summary(found.workers, &[], Some(found.policy))));
     lines.push(format!("try: curl {url}/   also {}", worker::PATHS.join(" ")));
     lines.push(format!(
         "Ctrl-C stops, kill -HUP {} reloads, kill -9 of a worker is survived",

@@ -145,6 +145,8 @@ fn open(session: &Session, running: &Running, settings: &RunSettings) {
         .map(ToString::to_string)
         .collect();
     let (workers, policy) = (settings.workers, settings.policy);
-    let lines = vec![format!("running {} with {}", settings.name, summary(workers, &addresses, policy))];
+    // Where both ways are open, the program decides whether connections are handed to it at all.
+    let told = (!settings.service.is_open()).then_some(policy);
+    let lines = vec![format!("running {} with {}", settings.name, summary(workers, &addresses, told))];
     session.open(Opening { addresses: &addresses, workers, policy, lines });
 }

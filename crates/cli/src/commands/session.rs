@@ -138,10 +138,11 @@ impl Observer {
 }
 
 /// `2 workers on 127.0.0.1:8000 (policy least, pid 4711)`
-pub(crate) fn summary(workers: usize, addresses: &[String], policy: everycore::Policy) -> String {
+pub(crate) fn summary(workers: usize, addresses: &[String], policy: Option<everycore::Policy>) -> String {
+    let policy = policy.map_or_else(String::new, |policy| format!("policy {policy}, "));
     let places =
         if addresses.is_empty() { String::new() } else { format!(" on {}", addresses.join(" and ")) };
-    format!("{}{places} (policy {policy}, pid {})", count(workers as u64, "worker"), std::process::id())
+    format!("{}{places} ({policy}pid {})", count(workers as u64, "worker"), std::process::id())
 }
 
 /// An address as clients type it: `http://127.0.0.1:8000`, the wildcards as this machine.

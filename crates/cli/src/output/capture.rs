@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Stream;
 use super::lines::{Splitter, Tail};
@@ -20,6 +20,9 @@ use super::screen::Voice;
 
 /// Bytes read from one pipe before the others have their turn.
 const READ: usize = 64 * 1024;
+
+/// How soon it is tried again to tell how many lines were dropped.
+const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Workers that are gone whose last lines are kept.
 const KEPT_WORKERS: usize = 64;
@@ -37,9 +40,16 @@ pub(crate) struct Capture {
 struct Source {
     pipe: PipeReader,
     worker: u32,
+    splitter: Splitter,
+    outlet: Outlet,
+}
+
+/// Where the lines of a pipe go.
+#[derive(Debug)]
+struct Outlet {
     stream: Stream,
     prefix: String,
-    splitter: Splitter,
+    /// Lines there was no room for, and nobody was told yet.
     dropped: u64,
 }
 
@@ -48,7 +58,8 @@ impl Capture {
     pub(crate) fn start(voice: Voice, tails: Tails) -> io::Result<Self> {
         let (sources, arriving) = channel();
         let (woken, wake) = io::pipe()?;
-        let reader = Reader { voice, tails: tails.clone(), sources: Vec::new(), arriving, woken };
+        let reader =
+            Reader { voice, tails: tails.clone(), sources: Vec::new(), debts: Vec::new(), arriving, woken };
         std::thread::Builder::new().name("capture".into()).spawn(move || reader.run())?;
         Ok(Self { sources, wake, tails })
     }
@@ -64,7 +75,8 @@ impl Capture {
         let (pipe, writer) = io::pipe()?;
         let prefix = prefixes.worker(slot);
         self.tails.opened(worker);
-        let source = Source { pipe, worker, stream, prefix, splitter: Splitter::default(), dropped: 0 };
+        let outlet = Outlet { stream, prefix, dropped: 0 };
+        let source = Source { pipe, worker, splitter: Splitter::default(), outlet };
         self.sources.send(source).map_err(io::Error::other)?;
         self.wake.write_all(&[1])?;
         Ok(writer.into())
@@ -75,6 +87,8 @@ struct Reader {
     voice: Voice,
     tails: Tails,
     sources: Vec<Source>,
+    /// Outlets of pipes that have ended, whose dropped lines are still to be told.
+    debts: Vec<Outlet>,
     arriving: Receiver<Source>,
     woken: PipeReader,
 }
@@ -85,15 +99,28 @@ impl Reader {
         let mut open = true;
         while open || !self.sources.is_empty() {
             let Ok((woken, readable)) = self.wait(open) else { return };
-            let (voice, tails) = (&self.voice, &self.tails);
-            let mut readable = readable.into_iter();
-            self.sources.retain_mut(|source| !readable.next().unwrap_or(false) || source.read(voice, tails));
+            self.read(&readable);
+            self.tell_dropped();
             if woken {
                 // One byte per new pipe; the end when there will be no more.
                 open = matches!(self.woken.read(&mut [0; 64]), Ok(1..));
                 self.sources.extend(self.arriving.try_iter());
             }
         }
+    }
+
+    /// Reads once from each source that has something.
+    fn read(&mut self, readable: &[bool]) {
+        let mut readable = readable.iter();
+        for mut source in std::mem::take(&mut self.sources) {
+            let open = !readable.next().unwrap_or(&false) || source.read(&self.voice, &self.tails);
+            if open { self.sources.push(source) } else { self.debts.push(source.outlet) }
+        }
+    }
+
+    fn tell_dropped(&mut self) {
+        self.sources.iter_mut().for_each(|source| drop(source.outlet.tell_dropped(&self.voice)));
+        self.debts.retain_mut(|outlet| !outlet.tell_dropped(&self.voice));
     }
 
     /// Waits; says whether there are new pipes, and which of the known ones have something.
@@ -106,8 +133,10 @@ impl Reader {
         if open {
             fds.push(PollFd::from_borrowed_fd(self.woken.as_fd(), PollFlags::IN));
         }
+        let indebted = !self.debts.is_empty() || self.sources.iter().any(|source| source.outlet.dropped > 0);
+        let patience = indebted.then_some(&RETRY);
         loop {
-            match poll(&mut fds, None) {
+            match poll(&mut fds, patience) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error),
                 Ok(_) => break,
@@ -124,30 +153,40 @@ impl Source {
     fn read(&mut self, voice: &Voice, tails: &Tails) -> bool {
         let mut buffer = vec![0; READ];
         let length = self.pipe.read(&mut buffer).unwrap_or(0);
-        let mut splitter = std::mem::take(&mut self.splitter);
+        let (worker, outlet) = (self.worker, &mut self.outlet);
+        let line = |line: &[u8]| {
+            tails.push(worker, line);
+            outlet.pass_on(line, voice);
+        };
         match length {
-            0 => splitter.finish(|line| self.line(line, voice, tails)),
-            length => splitter.push(&buffer[..length], |line| self.line(line, voice, tails)),
+            0 => self.splitter.finish(line),
+            length => self.splitter.push(&buffer[..length], line),
         }
-        self.splitter = splitter;
         if length == 0 {
-            tails.closed(self.worker);
+            tails.closed(worker);
         }
         length > 0
     }
+}
 
-    fn line(&mut self, line: &[u8], voice: &Voice, tails: &Tails) {
-        tails.push(self.worker, line);
-        if self.dropped > 0 {
-            let text = format!("{}[{} dropped here]\n", self.prefix, super::count(self.dropped, "line"));
-            if voice.pass_on(self.stream, text.into_bytes()) {
-                self.dropped = 0;
-            }
-        }
+impl Outlet {
+    fn pass_on(&mut self, line: &[u8], voice: &Voice) {
         let text = [self.prefix.as_bytes(), line, b"\n"].concat();
-        if !voice.pass_on(self.stream, text) {
+        if !self.tell_dropped(voice) || !voice.pass_on(self.stream, text) {
             self.dropped += 1;
         }
+    }
+
+    /// Tells how many lines were dropped here; `false` if there is no room even for that.
+    fn tell_dropped(&mut self, voice: &Voice) -> bool {
+        if self.dropped > 0 {
+            let text = format!("{}[{} dropped here]\n", self.prefix, super::count(self.dropped, "line"));
+            if !voice.pass_on(self.stream, text.into_bytes()) {
+                return false;
+            }
+            self.dropped = 0;
+        }
+        true
     }
 }
 

@@ -112,6 +112,7 @@ impl Narrator {
             Event::ReloadDone { generation } => {
                 Some(Line::plain(format!("reload done: generation {generation} serves")))
             }
+            Event::ReloadFailed { .. } if self.stopping => Some(Line::plain("reload: not finished")),
             Event::ReloadFailed { generation, reason } => {
                 let evidence = self.newest.filter(|newest| newest.generation == *generation);
                 let line = format!("reload failed, the old workers serve on: {reason}");

@@ -238,9 +238,7 @@ impl Writer {
     fn draw(&mut self, line: Option<String>) {
         match line {
             Some(line) => {
-                let width = rustix::termios::tcgetwinsize(std::io::stderr())
-                    .map_or(80, |size| usize::from(size.ws_col));
-                write_to(Stream::Stderr, bottom(&line, width).as_bytes());
+                write_to(Stream::Stderr, bottom(&line, width()).as_bytes());
                 self.shown = true;
             }
             None => self.clear(),
@@ -252,6 +250,12 @@ impl Writer {
             write_to(Stream::Stderr, ERASE);
         }
     }
+}
+
+/// Columns of the terminal; some do not know how many they have.
+fn width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80)
 }
 
 /// To the start of the line, and nothing in it.

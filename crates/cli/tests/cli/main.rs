@@ -2,6 +2,8 @@
 //!
 //! Nothing sleeps: tests wait for lines, answers and exits, each under one deadline that fails.
 
+#![allow(clippy::unwrap_used, reason = "a helper that panics is a test that fails")]
+
 mod demo;
 mod harness;
 mod reload;

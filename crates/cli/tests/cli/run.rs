@@ -87,8 +87,9 @@ fn workers_are_told_who_they_are() {
     ];
     let mut run = Running::start(&args);
     let port = run.address().port();
-    run.line(&format!("web 1 0 1 0 1 1 {port} y=z"));
-    assert_eq!(run.end().0, Some(0));
+    let (code, text) = run.end();
+    assert_eq!(code, Some(0));
+    assert!(text.contains(&format!("web 1 0 1 0 1 1 {port} y=z\n")), "{text}");
 }
 
 #[test]
