@@ -1,7 +1,8 @@
 //! What has been read and not yet handed out: bytes of partial frames, and descriptors waiting for theirs.
 //!
-//! The kernel delivers the descriptors of one `sendmsg` with its first byte, and never reads past its end; so the
-//! position in the stream says which frame they belong to. Neighbour: [`crate::wire`] cuts the frames.
+//! The kernel delivers the descriptors of one `sendmsg` with its first byte, and never reads past its end. A sender
+//! that keeps the rules writes no further than the end of the frame they belong to; so they belong to the frame in which
+//! the read that brought them ended. Neighbour: [`crate::wire`] cuts the frames.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,9 +23,7 @@ const COPY: usize = 4 * 1024;
 /// Descriptors of one `sendmsg`, and where they were in the stream.
 #[derive(Debug)]
 struct Batch {
-    /// The position of the first byte of the read that brought them: not after the frame's end.
-    start: u64,
-    /// The position after the read that brought them: inside the frame, or at its end.
+    /// The position after the read that brought them: inside their frame, or at its end.
     end: u64,
     fds: VecDeque<OwnedFd>,
     /// Some of them did not arrive: this process has no room for more.
@@ -125,7 +124,7 @@ impl Inbox {
         let end = self.position + total as u64;
         self.close_surplus(self.position);
         match self.batches.front() {
-            Some(batch) if batch.start < end => {
+            Some(batch) if batch.end <= end => {
                 let batch = self.batches.pop_front().expect("the front was just seen");
                 Claimed { fds: batch.fds, truncated: batch.truncated }
             }
@@ -137,7 +136,7 @@ impl Inbox {
     pub(crate) fn claim_one(&mut self, total: usize) -> Option<OwnedFd> {
         let end = self.position + total as u64;
         self.close_surplus(self.position);
-        let batch = self.batches.front_mut().filter(|batch| batch.start < end)?;
+        let batch = self.batches.front_mut().filter(|batch| batch.end <= end)?;
         batch.fds.pop_front()
     }
 
@@ -208,16 +207,11 @@ impl Inbox {
             self.ended = true;
             return Ok(Fill::End);
         }
-        let start = self.position + (old - self.start) as u64;
         if fds.is_empty() && !received.truncated {
             self.emptied = received.bytes < room;
         } else {
-            self.keep(Batch {
-                start,
-                end: start + received.bytes as u64,
-                fds: fds.into(),
-                truncated: received.truncated,
-            });
+            let end = self.position + self.leftover() as u64;
+            self.keep(Batch { end, fds: fds.into(), truncated: received.truncated });
         }
         Ok(Fill::Bytes)
     }
