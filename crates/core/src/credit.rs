@@ -60,3 +60,54 @@ pub(crate) fn credit(per_second: u64, workers: usize, settings: &CreditSettings)
 pub(crate) fn gather(per_second: u64, settings: &CreditSettings) -> Option<Duration> {
     (per_second > u64::from(settings.gather_above) && !settings.gather.is_zero()).then_some(settings.gather)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Arrivals at an even pace for a second.
+    fn steady(per_second: u64) -> (Rate, Time) {
+        let (mut rate, mut now) = (Rate::new(Time::ZERO), Time::ZERO);
+        for n in 1..=per_second {
+            now = Time::new(Duration::from_nanos(n * 1_000_000_000 / per_second));
+            rate.arrived(now);
+        }
+        (rate, now)
+    }
+
+    #[test]
+    fn a_steady_rate_is_measured_within_a_few_percent() {
+        for per_second in [500, 5_000, 35_000] {
+            let (rate, now) = steady(per_second);
+            let measured = rate.per_second(now);
+            assert!(measured.abs_diff(per_second) <= per_second / 10, "{measured} for {per_second}");
+        }
+    }
+
+    #[test]
+    fn after_a_pause_the_rate_is_what_the_pause_made_it() {
+        let (rate, now) = steady(35_000);
+        assert!(rate.per_second(now + Duration::from_secs(1)) < 200);
+        assert_eq!(rate.per_second(now + Duration::from_secs(3_600)), 0);
+    }
+
+    #[test]
+    fn the_credit_is_what_arrives_in_the_horizon_divided_by_the_workers() {
+        let settings = CreditSettings::default();
+        assert_eq!(credit(0, 2, &settings), 1);
+        assert_eq!(credit(500, 2, &settings), 1);
+        assert_eq!(credit(35_000, 2, &settings), 7);
+        assert_eq!(credit(35_000, 8, &settings), 1);
+        assert_eq!(credit(1_000_000, 1, &settings), 16);
+        assert_eq!(credit(35_000, 0, &settings), 14);
+    }
+
+    #[test]
+    fn gathering_begins_above_its_rate() {
+        let settings = CreditSettings::default();
+        assert_eq!(gather(5_000, &settings), None);
+        assert_eq!(gather(5_001, &settings), Some(Duration::from_micros(100)));
+        let never = CreditSettings { gather: Duration::ZERO, ..settings };
+        assert_eq!(gather(50_000, &never), None);
+    }
+}

@@ -31,6 +31,8 @@ pub(crate) struct HandOffs {
     sent: u64,
     returned: u64,
     seen: Counters,
+    /// When its counters were last read. It is judged by what was known then: a primary that has slept knows nothing.
+    observed_at: Time,
     /// When it last went forward, or was given something to do.
     progress_at: Time,
     /// Since when something lies untaken without any sign of life.
@@ -76,6 +78,7 @@ impl HandOffs {
             sent: 0,
             returned: 0,
             seen: Counters::default(),
+            observed_at: now,
             progress_at: now,
             waiting_since: None,
             awake_since: None,
@@ -124,6 +127,11 @@ impl HandOffs {
         self.seen.taken
     }
 
+    #[cfg(test)]
+    pub(crate) fn seen(&self) -> Counters {
+        self.seen
+    }
+
     /// On its way: handed over, not taken, not come back.
     pub(crate) fn untaken(&self) -> u64 {
         self.kept() - self.seen.taken
@@ -170,6 +178,7 @@ impl HandOffs {
     pub(crate) fn observe(&mut self, counters: Counters, now: Time) -> Observed {
         let before = self.seen;
         let kept = self.kept();
+        self.observed_at = now;
         self.seen = Counters {
             taken: counters.taken.min(kept).max(before.taken),
             ready: counters.ready.min(kept).max(before.ready),
@@ -247,7 +256,7 @@ impl HandOffs {
             return false;
         }
         match self.waiting_since {
-            Some(since) if now - since >= patience => {
+            Some(since) if self.observed_at - since >= patience => {
                 self.hung = Some(Hung { since, trial: Trial::NotBefore(now + patience) });
                 true
             }
@@ -261,6 +270,11 @@ impl HandOffs {
         [hung, self.waiting_since, self.awake_since].into_iter().flatten().min()
     }
 
+    /// Whether that has lasted for `patience`.
+    pub(crate) fn is_silent_for(&self, patience: Duration) -> bool {
+        self.silent_since().is_some_and(|since| self.observed_at - since >= patience)
+    }
+
     /// When to look at it again.
     pub(crate) fn deadline(&self, patience: Duration) -> Option<Time> {
         match &self.hung {
@@ -270,3 +284,6 @@ impl HandOffs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,7 +187,7 @@ impl Primary {
     }
 
     /// Does what is due. Tell the primary the latest counters by [`observe`](Self::observe) first: a worker is
-    /// judged by what is known of it.
+    /// judged by what was known of it then, and whoever was not looked at since is not judged; the deadline stays due.
     pub fn handle_deadline(&mut self, now: Time) {
         self.stop_lingering(now);
         for place in 0..self.workers.len() {
@@ -207,8 +207,10 @@ impl Primary {
             return None;
         }
         let workers = self.workers.iter().flat_map(|worker| self.deadlines_of(worker)).flatten();
-        let seats =
-            self.seats.iter().enumerate().filter_map(|(slot, seat)| self.deadline_of_seat(slot, seat));
+        let seats = self.seats.iter().filter_map(|seat| match seat.vacancy {
+            Vacancy::Until(until) if self.stopping.is_none() => Some(until),
+            Vacancy::Until(_) | Vacancy::Open | Vacancy::Done | Vacancy::Errored => None,
+        });
         let stop = self.stopping.and_then(|stopping| match stopping {
             Stopping::Lingering { until } => Some(until),
             Stopping::Disconnecting | Stopping::Draining | Stopping::Fast => None,
@@ -222,13 +224,6 @@ impl Primary {
         let silent =
             worker.handoffs.silent_since().zip(self.settings.hung).map(|(since, patience)| since + patience);
         [worker.deadline(), handoff, silent.filter(|_| ready)]
-    }
-
-    fn deadline_of_seat(&self, slot: usize, seat: &Seat) -> Option<Time> {
-        match seat.vacancy {
-            Vacancy::Until(until) if self.stopping.is_none() && !self.is_held(slot) => Some(until),
-            Vacancy::Until(_) | Vacancy::Open | Vacancy::Done | Vacancy::Errored => None,
-        }
     }
 
     /// What is to be done, in order. Empty until something happens.

@@ -77,3 +77,69 @@ impl History {
         *self = History::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Time {
+        Time::new(Duration::from_secs(seconds))
+    }
+
+    struct Slot(History, Random);
+
+    impl Slot {
+        fn new() -> Self {
+            Slot(History::default(), Random::new(1))
+        }
+
+        fn failed(&mut self, run: Run, seconds: u64) -> Restart {
+            let settings =
+                RestartSettings { limit: 4, period: Duration::from_secs(60), ..RestartSettings::default() };
+            self.0.failed(run, at(seconds), &settings, &mut self.1)
+        }
+    }
+
+    #[test]
+    fn failures_far_apart_are_never_too_many() {
+        let mut slot = Slot::new();
+        for n in 0..100 {
+            assert_eq!(slot.failed(Run::Healthy, n * 30), Restart::After(Duration::ZERO), "failure {n}");
+        }
+        assert_eq!(slot.0.failures(), 2);
+    }
+
+    #[test]
+    fn the_limit_counts_within_the_period() {
+        let mut slot = Slot::new();
+        for seconds in [0, 58, 59, 60] {
+            assert_eq!(slot.failed(Run::Healthy, seconds), Restart::After(Duration::ZERO));
+        }
+        assert_eq!(slot.failed(Run::Healthy, 61), Restart::GiveUp);
+        assert_eq!(slot.failed(Run::Healthy, 62), Restart::GiveUp);
+        assert_eq!(slot.0.failures(), 4);
+    }
+
+    #[test]
+    fn a_healthy_run_starts_the_delays_afresh() {
+        let mut slot = Slot::new();
+        let short =
+            |delay: Restart| matches!(delay, Restart::After(delay) if delay <= Duration::from_millis(200));
+        assert!(short(slot.failed(Run::Short, 0)));
+        assert!(!short(slot.failed(Run::Short, 1)));
+        assert_eq!(slot.failed(Run::Healthy, 100), Restart::After(Duration::ZERO));
+        assert!(short(slot.failed(Run::Short, 101)));
+    }
+
+    #[test]
+    fn a_delay_never_exceeds_the_longest() {
+        let settings = RestartSettings { limit: u32::MAX, ..RestartSettings::default() };
+        let mut slot = Slot::new();
+        for n in 0..10_000 {
+            let Restart::After(delay) = slot.0.failed(Run::Short, at(n), &settings, &mut slot.1) else {
+                panic!()
+            };
+            assert!(delay <= settings.max_delay && delay >= settings.first_delay * 3 / 4);
+        }
+    }
+}

@@ -113,3 +113,6 @@ impl std::error::Error for UnknownPolicy {}
 fn next_in_turn(workers: impl Iterator<Item = WorkerId> + Clone, last: Option<WorkerId>) -> Option<WorkerId> {
     workers.clone().find(|&worker| Some(worker) > last).or_else(|| workers.min())
 }
+
+#[cfg(test)]
+mod tests;

@@ -258,3 +258,33 @@ fn not_below(
         false => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Settings)) -> String {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        settings.validated().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_can_be_used() {
+        assert_eq!(Settings::default().validated(), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn an_error_names_the_setting_and_what_would_be_right() {
+        assert_eq!(refused(|s| s.workers = 0), "workers: must be at least 1, not 0");
+        assert_eq!(refused(|s| s.workers = 5_000), "workers: must be at most 4096, not 5000");
+        assert_eq!(refused(|s| s.restart.limit = 0), "restart.limit: must be at least 1, not 0");
+        assert_eq!(refused(|s| s.hung = Some(Duration::ZERO)), "hung: must be longer than 0");
+        assert_eq!(refused(|s| s.deadlines.term = Duration::ZERO), "deadlines.term: must be longer than 0");
+        assert_eq!(refused(|s| s.credit.max = 0), "credit.max: must be at least 1, not 0");
+        assert_eq!(
+            refused(|s| s.restart.max_delay = Duration::from_millis(1)),
+            "restart.max_delay: 1ms is shorter than restart.first_delay, 200ms"
+        );
+    }
+}

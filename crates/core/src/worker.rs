@@ -229,8 +229,7 @@ impl Worker {
                 }
             }
             (State::Disconnecting(leave), _) => {
-                let asked = leave.asked || asked == Asked::ByItself;
-                self.state = State::Disconnecting(Leave { why: leave.why.or(Some(why)), asked, ..leave });
+                self.state = State::Disconnecting(Leave { why: leave.why.or(Some(why)), ..leave });
             }
             (State::Terminating(_) | State::Killed(_), _) => {}
         }

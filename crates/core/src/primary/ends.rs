@@ -82,8 +82,8 @@ impl Primary {
             self.effects.push(Effect::Notify(Notice::Hung { worker: worker.id }));
             worker.withdraw(&mut self.effects);
         }
-        let Some((since, patience)) = worker.handoffs.silent_since().zip(self.settings.hung) else { return };
-        if now - since >= patience {
+        if let Some(patience) = self.settings.hung.filter(|&patience| worker.handoffs.is_silent_for(patience))
+        {
             worker.terminate(ExitReason::Hung, grace, &mut self.effects);
             self.failed_in_place(place, &format!("was silent for {patience:?}"), now);
         }

@@ -36,7 +36,7 @@ impl Primary {
 
     pub(super) fn recycle(&mut self, worker: WorkerId, reason: ExitReason, now: Time) {
         self.with(worker, |worker, _| {
-            if !worker.is_leaving() && worker.recycle.is_none() {
+            if worker.recycle.is_none() {
                 worker.recycle = Some(Recycle { reason, not_before: now });
             }
         });

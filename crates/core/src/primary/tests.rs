@@ -76,6 +76,7 @@ impl Cluster {
         let then = self.now + Duration::from_millis(millis);
         while let Some(at) = self.primary.next_deadline().filter(|&at| at <= then) {
             self.now = at.max(self.now);
+            self.look_again();
             self.primary.handle_deadline(self.now);
             self.collect();
             assert_ne!(self.primary.next_deadline(), Some(at), "a deadline that was handled is over");
@@ -87,6 +88,14 @@ impl Cluster {
         let counters = Counters { taken, ready, closed, turn: 0, awake: false };
         self.primary.observe(id(worker), counters, self.now);
         self.collect();
+    }
+
+    /// Reads counters that have not changed.
+    fn look_again(&mut self) {
+        for worker in &mut self.primary.workers {
+            let same = worker.handoffs.seen();
+            worker.handoffs.observe(same, self.now);
+        }
     }
 
     /// Assigns so many connections; who got them, or 0 for nobody.

@@ -46,6 +46,8 @@ pub(crate) struct Watch {
     stopping: bool,
     reloading: Option<Generation>,
     newest: u32,
+    /// Generations of workers that failed in this step.
+    failed: Vec<Generation>,
 }
 
 impl Watch {
@@ -57,6 +59,7 @@ impl Watch {
             stopping: false,
             reloading: None,
             newest: 1,
+            failed: Vec::new(),
         }
     }
 
@@ -171,11 +174,16 @@ impl Watch {
                 self.seen(*worker).ready = true;
             }
             Notice::Disconnect { worker } => self.reaches(*worker, Stage::Disconnected),
-            Notice::Exit { worker, slot, generation, .. } => {
+            Notice::Exit { worker, slot, generation, status, reason, .. } => {
                 let seen = self.seen(*worker).clone();
                 assert_eq!(seen.stage, Stage::Disconnected, "{worker}: disconnect comes right before exit");
                 assert_eq!((seen.slot, seen.generation), (*slot, *generation));
                 self.reaches(*worker, Stage::Ended);
+                let failed = matches!(reason, ExitReason::Signal | ExitReason::Hung | ExitReason::NotReady)
+                    || *reason == ExitReason::Code && !status.is_success();
+                if failed && slot.get() < self.slots {
+                    self.failed.push(*generation);
+                }
             }
             Notice::Error { worker, .. } => {
                 assert_eq!(self.seen(*worker).stage, Stage::Forked, "{worker} cannot have been started");
@@ -266,6 +274,9 @@ impl Watch {
         self.look_at_slots(&picture, deadline);
         Self::look_at_connections(&picture, connections);
         assert_eq!(picture.reloading, self.reloading);
+        for failed in self.failed.drain(..) {
+            assert_ne!(self.reloading, Some(failed), "a replacement failed and the reload goes on");
+        }
         if primary.is_finished() {
             assert_eq!(living, 0, "a finished primary has no living workers");
             assert_eq!(deadline, None, "a finished primary waits for nothing");
@@ -294,8 +305,16 @@ impl Watch {
             match worker.phase {
                 Phase::Listening => assert!(seen.ready && !seen.leaving),
                 Phase::Starting | Phase::Online => assert!(!seen.ready && !seen.leaving),
-                Phase::Disconnecting | Phase::Terminating | Phase::Killed => seen.leaving = true,
+                Phase::Disconnecting | Phase::Terminating | Phase::Killed => {
+                    seen.leaving = true;
+                    assert_eq!(
+                        worker.untaken, 0,
+                        "{} leaves with connections it has not taken",
+                        worker.worker
+                    );
+                }
             }
+            assert!(!worker.hung || worker.untaken <= 1, "{} hangs and holds connections", worker.worker);
             if worker.phase != Phase::Listening {
                 assert!(deadline.is_some_and(|at| at <= now + ladder), "{worker:?} waits without a deadline");
             } else if worker.untaken > 0 && !worker.hung {

@@ -230,3 +230,40 @@ fn a_policy_of_ones_own_may_choose_among_the_free_and_nobody_else() {
     cluster.primary = cluster.primary.with_scheduling(Box::new(Always(id(2))));
     assert_eq!(cluster.assign(2), [2, 0]);
 }
+
+#[test]
+fn a_primary_that_has_slept_judges_nobody_by_what_it_knew_before() {
+    let mut cluster = Cluster::serving(settings(1));
+    cluster.assign(1);
+    cluster.now = cluster.now + Duration::from_secs(3600);
+    cluster.primary.handle_deadline(cluster.now);
+    assert!(cluster.primary.take_effects().is_empty());
+    cluster.observe(1, 1, 1, 1);
+    cluster.primary.handle_deadline(cluster.now);
+    assert!(cluster.primary.take_effects().is_empty());
+}
+
+#[test]
+fn a_worker_whose_connections_all_came_back_does_not_hang() {
+    let mut cluster = Cluster::serving(settings(1));
+    cluster.assign(1);
+    cluster.primary.returned(id(1), 1);
+    assert_eq!(cluster.primary.next_deadline(), None);
+    cluster.passes(5_000);
+    assert!(cluster.lines.is_empty());
+}
+
+#[test]
+fn a_hung_worker_that_still_holds_a_connection_is_not_tried() {
+    let mut cluster = Cluster::serving(settings(1));
+    cluster.assign(1);
+    cluster.passes(5_000);
+    assert_eq!(cluster.news(), ["- hung 1"]);
+    assert_eq!(cluster.assign(1), [0]);
+    cluster.primary.returned(id(1), 1);
+    let busy = Counters { awake: true, ..Counters::default() };
+    cluster.primary.observe(id(1), busy, cluster.now);
+    assert_eq!(cluster.assign(1), [0]);
+    cluster.primary.observe(id(1), Counters::default(), cluster.now);
+    assert_eq!(cluster.assign(1), [1]);
+}

@@ -189,3 +189,25 @@ fn an_operators_signal_changes_nothing_by_itself() {
     assert_eq!(cluster.lines, ["SIGUSR1 1"]);
     assert_eq!(cluster.picture(), ["1 listening"]);
 }
+
+#[test]
+fn a_worker_without_a_channel_that_stays_counts_as_a_failure() {
+    let deadlines = Deadlines { drain: Duration::from_secs(3), ..Deadlines::default() };
+    let mut cluster = Cluster::new(Settings { deadlines, ..settings(1) });
+    cluster.serves(1);
+    cluster.happens(Event::Disconnected { worker: id(1) });
+    cluster.forget();
+    cluster.passes(3_000);
+    assert_eq!(cluster.lines, ["SIGTERM 1", "- restart 0 after failure 1"]);
+}
+
+#[test]
+fn telling_a_failed_worker_to_leave_does_not_revive_its_slot() {
+    let limit = RestartSettings { limit: 1, ..RestartSettings::default() };
+    let mut cluster = Cluster::new(Settings { restart: limit, ..settings(2) });
+    cluster.serves(2);
+    cluster.passes(60_000);
+    assert_eq!(cluster.news().last().unwrap(), "- slot 0 errored after 1");
+    cluster.happens(Event::Disconnect { worker: id(1) });
+    assert!(cluster.orders().is_empty());
+}

@@ -92,13 +92,13 @@ fn a_replacement_that_cannot_be_started_ends_the_reload() {
 
 #[test]
 fn a_replacement_that_loses_its_channel_first_is_not_replaced_before_it_is_judged() {
-    let mut cluster = Cluster::serving(settings(1));
+    let mut cluster = Cluster::serving(settings(3));
     cluster.happens(Event::Reload);
     cluster.forget();
-    cluster.happens(Event::Disconnected { worker: id(2) });
+    cluster.happens(Event::Disconnected { worker: id(4) });
     assert!(cluster.orders().is_empty());
-    cluster.exits(2, CRASHED);
-    assert_eq!(cluster.news()[1], "- reload 2 failed: worker 2 exited with code 1");
+    cluster.exits(4, CRASHED);
+    assert_eq!(cluster.news()[1], "- reload 2 failed: worker 4 exited with code 1");
 }
 
 #[test]
@@ -177,4 +177,19 @@ fn a_stop_ends_the_reload() {
         cluster.lines,
         ["- stopping", "- reload 2 failed: the primary stops", "disconnect 1", "SIGTERM 2"]
     );
+}
+
+#[test]
+fn after_a_reload_replacements_belong_to_the_new_generation_and_start_with_a_clean_record() {
+    let limit = RestartSettings { limit: 2, ..RestartSettings::default() };
+    let mut cluster = Cluster::serving(Settings { restart: limit, ..settings(1) });
+    cluster.exits(1, CRASHED);
+    cluster.serves(2);
+    cluster.happens(Event::Reload);
+    cluster.serves(3);
+    cluster.exits(2, CLEAN);
+    cluster.passes(10_000);
+    cluster.forget();
+    cluster.exits(3, CRASHED);
+    assert_eq!(cluster.orders(), ["forget 3", "spawn 4 in 0 of 2"]);
 }

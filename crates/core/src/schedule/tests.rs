@@ -1,0 +1,49 @@
+//! The built-in policies, by what they pick.
+
+use super::*;
+
+fn free(workers: &[(u32, u64, u64, u32)]) -> Vec<Candidate> {
+    let candidate =
+        |&(worker, load, live, recent)| Candidate { worker: WorkerId::new(worker), load, live, recent };
+    workers.iter().map(candidate).collect()
+}
+
+fn picks(policy: &mut dyn SchedulingPolicy, free: &[Candidate], count: usize) -> Vec<u32> {
+    let pick = |_| policy.pick(&Candidates { free, from: None }).unwrap().get();
+    (0..count).map(pick).collect()
+}
+
+#[test]
+fn round_robin_goes_round() {
+    let free = free(&[(2, 0, 0, 0), (5, 0, 0, 0), (9, 0, 0, 0)]);
+    assert_eq!(picks(&mut RoundRobin::default(), &free, 5), [2, 5, 9, 2, 5]);
+}
+
+#[test]
+fn round_robin_takes_idle_workers_first() {
+    let one_idle = free(&[(1, 1, 1, 0), (2, 0, 7, 0), (3, 2, 2, 0)]);
+    assert_eq!(picks(&mut RoundRobin::default(), &one_idle, 2), [2, 2]);
+    let none_idle = free(&[(1, 1, 1, 0), (2, 3, 7, 0), (3, 2, 2, 0)]);
+    assert_eq!(picks(&mut RoundRobin::default(), &none_idle, 4), [1, 2, 3, 1]);
+}
+
+#[test]
+fn least_takes_the_fewest_live_then_the_fewest_recent_then_turns() {
+    let by_live = free(&[(1, 0, 3, 0), (2, 1, 1, 9), (3, 0, 2, 0)]);
+    assert_eq!(picks(&mut LeastConnections::default(), &by_live, 2), [2, 2]);
+    let by_recent = free(&[(1, 0, 1, 5), (2, 0, 1, 4), (3, 0, 2, 0)]);
+    assert_eq!(picks(&mut LeastConnections::default(), &by_recent, 2), [2, 2]);
+    let equal = free(&[(1, 0, 1, 4), (2, 0, 1, 4), (3, 0, 1, 4)]);
+    assert_eq!(picks(&mut LeastConnections::default(), &equal, 4), [1, 2, 3, 1]);
+}
+
+#[test]
+fn a_policy_is_read_back_from_its_name() {
+    for policy in [Policy::RoundRobin, Policy::Least, Policy::Shared] {
+        assert_eq!(policy.to_string().parse(), Ok(policy));
+    }
+    assert_eq!(
+        "fair".parse::<Policy>().unwrap_err().to_string(),
+        "unknown policy \"fair\"; choose round-robin (rr), least or shared (none)"
+    );
+}
