@@ -274,6 +274,8 @@ impl Inner {
     }
 
     fn try_send(&self, outgoing: Outgoing) -> Result<(), SendError> {
+        // Each is an open descriptor of ours until it is written.
+        let carries = !outgoing.message.handles().is_empty();
         let mut state = self.lock();
         let queued = match state.connection.queue(outgoing) {
             Err(SendError::Full(back)) => {
@@ -282,7 +284,7 @@ impl Inner {
             }
             queued => queued,
         };
-        if queued.is_ok() && state.turn && state.connection.queued_bytes() < EARLY {
+        if queued.is_ok() && state.turn && !carries && state.connection.queued_bytes() < EARLY {
             return Ok(());
         }
         let wake = !std::mem::replace(&mut state.turn, true);
