@@ -119,7 +119,9 @@ impl Reader {
     }
 
     fn tell_dropped(&mut self) {
-        self.sources.iter_mut().for_each(|source| drop(source.outlet.tell_dropped(&self.voice)));
+        for source in &mut self.sources {
+            source.outlet.tell_dropped(&self.voice);
+        }
         self.debts.retain_mut(|outlet| !outlet.tell_dropped(&self.voice));
     }
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than anything here takes on the slowest machine; only a failure waits for it.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_everycore");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_everycore");
 
 /// Variables that would reach into the tests from outside.
 const FOREIGN: [&str; 10] = [
@@ -29,7 +29,7 @@ const FOREIGN: [&str; 10] = [
 ];
 
 /// `everycore` with these arguments, in an environment of its own.
-pub fn everycore(args: &[&str]) -> Command {
+pub(crate) fn everycore(args: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command.args(args).stdin(Stdio::null());
     for name in FOREIGN {
@@ -39,7 +39,7 @@ pub fn everycore(args: &[&str]) -> Command {
 }
 
 /// A running `everycore`; ended with the test, whatever becomes of it.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
     exit: Option<ExitStatus>,
@@ -48,12 +48,12 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         Self::spawn(everycore(args))
     }
 
     /// Starts a command and reads both its outputs, line by line.
-    pub fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         forward(child.stdout.take().unwrap(), sender.clone());
@@ -61,16 +61,16 @@ impl Running {
         Self { child, lines, exit: None, seen: Vec::new() }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         send(self.pid(), signal);
     }
 
     /// The next line that contains `part`.
-    pub fn line(&mut self, part: &str) -> String {
+    pub(crate) fn line(&mut self, part: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -89,7 +89,7 @@ impl Running {
     }
 
     /// Where it serves, from the first line that says so.
-    pub fn address(&mut self) -> SocketAddr {
+    pub(crate) fn address(&mut self) -> SocketAddr {
         let line = self.line("127.0.0.1:");
         let digits = line.split("127.0.0.1:").nth(1).unwrap();
         let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
@@ -97,12 +97,12 @@ impl Running {
     }
 
     /// Waits until `count` workers have said that they are ready; gives their pids.
-    pub fn ready(&mut self, count: usize) -> Vec<u32> {
+    pub(crate) fn ready(&mut self, count: usize) -> Vec<u32> {
         (0..count).map(|_| pid_in(&self.line("is ready"))).collect()
     }
 
     /// Waits for the end; the exit code and all that was printed.
-    pub fn end(mut self) -> (Option<i32>, String) {
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         // Both outputs end with the process and its workers.
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -118,7 +118,7 @@ impl Running {
     }
 
     /// Orders the stop and expects it to go well.
-    pub fn stop(self) -> String {
+    pub(crate) fn stop(self) -> String {
         self.signal(Signal::TERM);
         let (code, text) = self.end();
         assert_eq!(code, Some(0), "{text}");
@@ -150,45 +150,45 @@ fn forward(output: impl Read + Send + 'static, lines: Sender<String>) {
     });
 }
 
-pub fn send(pid: u32, signal: Signal) {
+pub(crate) fn send(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     kill_process(pid, signal).unwrap();
 }
 
 /// The number after `pid ` in a line.
-pub fn pid_in(line: &str) -> u32 {
+pub(crate) fn pid_in(line: &str) -> u32 {
     let digits = line.split("pid ").nth(1).unwrap_or_else(|| panic!("no pid in '{line}'"));
     digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }
 
 /// An HTTP answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 /// Asks over a connection of its own.
-pub fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
     let mut stream = connect(address)?;
     ask(&mut stream, path)?;
     answer(&mut stream)
 }
 
 /// Sends a request, in one piece: a simple server reads once.
-pub fn ask(stream: &mut TcpStream, path: &str) -> io::Result<()> {
+pub(crate) fn ask(stream: &mut TcpStream, path: &str) -> io::Result<()> {
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes())
 }
 
-pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     Ok(stream)
 }
 
 /// Reads an answer up to the end of its connection.
-pub fn answer(stream: &mut TcpStream) -> io::Result<Answer> {
+pub(crate) fn answer(stream: &mut TcpStream) -> io::Result<Answer> {
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "the answer is cut short");
@@ -198,7 +198,7 @@ pub fn answer(stream: &mut TcpStream) -> io::Result<Answer> {
 }
 
 /// Asks until every one of `count` workers has answered; gives the pids they named.
-pub fn everyone(address: SocketAddr, count: usize) -> BTreeSet<u32> {
+pub(crate) fn everyone(address: SocketAddr, count: usize) -> BTreeSet<u32> {
     let deadline = Instant::now() + DEADLINE;
     let mut pids = BTreeSet::new();
     while pids.len() < count {
@@ -209,18 +209,41 @@ pub fn everyone(address: SocketAddr, count: usize) -> BTreeSet<u32> {
 }
 
 /// Asks without a pause, on a thread of its own, until told to stop; every answer has to be a good one.
-pub struct Load {
+pub(crate) struct Load {
     stop: Sender<()>,
     thread: std::thread::JoinHandle<(usize, Vec<String>)>,
 }
 
 impl Load {
-    pub fn start(address: SocketAddr) -> Self {
+    /// A connection for each request.
+    pub(crate) fn start(address: SocketAddr) -> Self {
+        Self::of(move || get(address, "/"))
+    }
+
+    /// One connection for as long as the server keeps it.
+    pub(crate) fn keeping(address: SocketAddr) -> Self {
+        let mut kept = None;
+        Self::of(move || {
+            // What the client can see before it asks is no loss.
+            let mut stream = match kept.take().filter(is_open) {
+                Some(stream) => stream,
+                None => BufReader::new(connect(address)?),
+            };
+            stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")?;
+            let answer = next_answer(&mut stream)?;
+            if !answer.head.to_ascii_lowercase().contains("connection: close") {
+                kept = Some(stream);
+            }
+            Ok(answer)
+        })
+    }
+
+    fn of(mut request: impl FnMut() -> io::Result<Answer> + Send + 'static) -> Self {
         let (stop, stopped) = channel();
         let thread = std::thread::spawn(move || {
             let (mut good, mut bad) = (0, Vec::new());
             while stopped.try_recv().is_err() {
-                match get(address, "/") {
+                match request() {
                     Ok(answer) if answer.status == 200 => good += 1,
                     other => bad.push(format!("{other:?}")),
                 }
@@ -231,7 +254,7 @@ impl Load {
     }
 
     /// Ends it; how many were answered.
-    pub fn stop(self) -> usize {
+    pub(crate) fn stop(self) -> usize {
         let _ = self.stop.send(());
         let (good, bad) = self.thread.join().unwrap();
         assert!(bad.is_empty(), "{good} good, lost: {bad:?}");
@@ -239,17 +262,44 @@ impl Load {
     }
 }
 
+/// Whether the server has not closed a connection, as far as the client can see.
+fn is_open(stream: &BufReader<TcpStream>) -> bool {
+    let stream = stream.get_ref();
+    stream.set_nonblocking(true).unwrap();
+    let seen = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).unwrap();
+    matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Reads one answer, by its length.
+fn next_answer(stream: &mut BufReader<TcpStream>) -> io::Result<Answer> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let length = head
+        .to_ascii_lowercase()
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Ok(Answer { status, head, body: String::from_utf8_lossy(&body).into_owned() })
+}
+
 /// A directory of the test's own, removed at its end.
-pub struct Directory(pub std::path::PathBuf);
+pub(crate) struct Directory(pub(crate) std::path::PathBuf);
 
 impl Directory {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("everycore-cli-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
-    pub fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_owned()
     }
 }

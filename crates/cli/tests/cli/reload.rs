@@ -9,7 +9,7 @@ fn a_reload_under_load_loses_nothing() {
     let mut run = Running::start(&["run", "-w", "2", "-b", "127.0.0.1:0", "--", BINARY, "demo"]);
     let address = run.address();
     let old = run.ready(2);
-    let load = [Load::start(address), Load::start(address)];
+    let load = [Load::start(address), Load::keeping(address), Load::keeping(address)];
     for generation in 2..=4 {
         run.signal(Signal::HUP);
         run.line(&format!("reload done: generation {generation} serves"));

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use crate::harness::{Running, everycore, everyone, get, pid_in, send};
 
 /// Serves on descriptor `argv[1]`, or on the first of `LISTEN_FDS`, one connection at a time, until `TERM`.
-pub const PROGRAM: &str = r#"
+pub(crate) const PROGRAM: &str = r#"
 import os, signal, socket, sys
 
 if len(sys.argv) > 1:
