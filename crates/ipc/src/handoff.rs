@@ -122,9 +122,9 @@ impl<P, H> Handoff<P, H> {
         }
     }
 
-    /// Whether an answer of the peer is waited for.
-    pub(crate) fn waits(&self) -> bool {
-        self.in_flight > 0
+    /// How many handles were let go and are not answered.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
     }
 
     /// What is held back.

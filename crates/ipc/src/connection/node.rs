@@ -390,10 +390,15 @@ impl Connection {
         messages
     }
 
-    /// Whether answers of the peer to handles are waited for.
+    /// Handles that were sent, or may be sent now, and that the peer has neither confirmed nor refused. Always 0 under
+    /// the native codec, where nothing is confirmed.
+    pub fn unanswered(&self) -> usize {
+        self.node.as_ref().map_or(0, |node| node.handoff.in_flight())
+    }
+
+    /// Whether answers of the peer to handles are waited for, and may still come.
     pub(crate) fn awaits_answers(&self) -> bool {
-        let waits = self.node.as_ref().is_some_and(|node| node.handoff.waits());
-        waits && self.life == Life::Open && !self.inbox.ended()
+        self.unanswered() > 0 && self.life == Life::Open && !self.inbox.ended()
     }
 
     /// Bytes and handles held back until the peer has answered.
