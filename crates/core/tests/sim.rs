@@ -11,6 +11,7 @@ mod sim {
     pub(crate) mod dice;
     pub(crate) mod history;
     pub(crate) mod process;
+    mod scenarios;
     pub(crate) mod shell;
     pub(crate) mod watch;
     pub(crate) mod world;
@@ -84,4 +85,46 @@ fn the_same_seed_plays_the_same_history() {
         let (one, other) = (play(), play());
         assert!(one.trace == other.trace, "seed {seed}");
     }
+}
+
+#[test]
+fn histories_meet_everything_that_can_happen() {
+    let mut unseen = vec![
+        "Notify(Hung",
+        "Notify(Recovered",
+        "Notify(Error",
+        "Notify(RestartScheduled",
+        "Notify(SlotErrored",
+        "Notify(ReloadStarted",
+        "Notify(ReloadProgress",
+        "Notify(ReloadDone",
+        "Notify(ReloadFailed",
+        "Notify(Scaled",
+        "Notify(Stopping",
+        "Withdraw {",
+        "Disconnect {",
+        "signal: 15",
+        "signal: 9",
+        "reason: Code",
+        "reason: Signal",
+        "reason: Disconnect",
+        "reason: Hung",
+        "reason: MaxRss",
+        "reason: Reload",
+        "reason: Scale",
+        "reason: Stop",
+        "reason: NotReady",
+        "was not ready within",
+        "could not be started",
+        "left before it was ready",
+        "the primary stops",
+    ];
+    for seed in 0..20_000 {
+        let Trace::Kept(lines) = history::play(seed, Trace::Kept(Vec::new())).trace else { unreachable!() };
+        unseen.retain(|wanted| !lines.iter().any(|line| line.contains(wanted)));
+        if unseen.is_empty() {
+            return;
+        }
+    }
+    panic!("never met: {unseen:?}");
 }
