@@ -4,7 +4,7 @@ mod meter;
 pub(crate) mod worker;
 
 use std::io::ErrorKind;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use everycore::{Address, Cluster, Error, Event, Policy, Primary, Readiness, Running};
@@ -73,11 +73,8 @@ fn start(
     let system = |source| Error::System { doing: "starting the demo", source };
     let meter = Arc::new(Mutex::new(Meter::default()));
     let counted = Arc::clone(&meter);
-    let (session, mut observer) = Session::start(setup, move |primary| {
-        let mut meter = meter.lock().unwrap_or_else(PoisonError::into_inner);
-        status(primary, policy, &mut meter)
-    })
-    .map_err(system)?;
+    let (session, mut observer) =
+        Session::start(setup, move |primary| status(primary, policy, &meter)).map_err(system)?;
     let running = Cluster::builder()
         .name(NAME)
         .workers(workers)
@@ -95,26 +92,30 @@ fn hear(primary: &Primary, event: &Event, observer: &mut Observer, meter: &Mutex
     if let Event::Message { worker, message } = event
         && let Some(requests) = worker::report(message)
     {
-        meter.lock().unwrap_or_else(PoisonError::into_inner).report(worker.id, requests);
+        lock(meter).report(worker.id, requests);
     }
     observer.hear(primary, event);
 }
 
 /// `2 workers | 12 connections | 53,201 requests/s | 1,204,333 requests`
-fn status(primary: &Primary, policy: Policy, meter: &mut Meter) -> Option<String> {
+fn status(primary: &Primary, policy: Policy, meter: &Mutex<Meter>) -> Option<String> {
+    // Not under the lock: the primary's thread answers, and takes the lock when workers report.
     let snapshot = primary.snapshot().ok()?;
     if snapshot.stopping {
         return Some(format!("stopping: {} left", count(snapshot.workers.len() as u64, "worker")));
     }
     let ready = snapshot.workers.iter().filter(|worker| worker.ready_since.is_some()).count();
-    let rate = meter.rate(Instant::now());
+    let (rate, total) = {
+        let mut meter = lock(meter);
+        (meter.rate(Instant::now()), meter.total())
+    };
     let mut parts = vec![count(ready as u64, "worker")];
     // Who accepts for itself tells nobody how many connections it has.
     if policy != Policy::Shared {
         parts.push(count(snapshot.workers.iter().map(|worker| worker.live).sum(), "connection"));
     }
     parts.push(format!("{} requests/s", grouped(rate)));
-    parts.push(count(meter.total(), "request"));
+    parts.push(count(total, "request"));
     Some(parts.join(" | "))
 }
 
@@ -145,4 +146,9 @@ fn open(session: &Session, running: &Running, found: &Found) {
         policy: found.policy,
         lines,
     });
+}
+
+/// A panic elsewhere cannot leave the sums half-changed: every change is one call.
+fn lock(meter: &Mutex<Meter>) -> MutexGuard<'_, Meter> {
+    meter.lock().unwrap_or_else(PoisonError::into_inner)
 }
