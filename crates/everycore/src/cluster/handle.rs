@@ -98,10 +98,11 @@ impl Shared {
     }
 
     fn give(&self, order: Order) -> Result<()> {
+        let mut orders = lock(&self.orders);
+        // Under the lock: an order queued after the last were thrown away would never be answered.
         if lock(&self.state).ended {
             return Err(Error::PrimaryGone);
         }
-        let mut orders = lock(&self.orders);
         if orders.len() >= ORDERS {
             return Err(Error::Message(format!("{ORDERS} orders wait for the primary already")));
         }
