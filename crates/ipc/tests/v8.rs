@@ -445,6 +445,8 @@ fn parts_are_found_without_reading_the_rest() {
 }
 
 proptest! {
+    #![proptest_config(random::config(256))]
+
     #[test]
     fn any_document_survives(plan in random::plan()) {
         let document = random::build(&plan);

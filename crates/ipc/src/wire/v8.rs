@@ -47,7 +47,7 @@
 //! | `Map` | map; keys that are text or numbers are read as property names are |
 //! | array, `Set` | sequence; an array's own properties are passed over |
 //! | typed array, `ArrayBuffer`, `Buffer`, `DataView` | bytes if the type asks for them, else sequence |
-//! | `Date` | `f64`, milliseconds since 1970 |
+//! | `Date` | number, milliseconds since 1970 |
 //! | `RegExp` | text `/source/flags` |
 //! | `Error` | map of `name`, `message`, `stack`, `cause` |
 //! | `Boolean`, `Number`, `BigInt`, `String` objects | what they wrap |

@@ -9,11 +9,15 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-/// Runs that many cases, or as many as `PROPTEST_CASES` says.
-pub(crate) fn runner(cases: u32) -> TestRunner {
+/// That many cases, or as many as `PROPTEST_CASES` says.
+pub(crate) fn config(cases: u32) -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|asked| asked.parse().ok());
     let cases = asked.unwrap_or(cases);
-    TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() })
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+pub(crate) fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(config(cases))
 }
 
 /// How to build one value.

@@ -182,11 +182,10 @@ impl<'de, 'l> Deserializer<'de, 'l> {
                 value => visitor.visit_i64(value.into()),
             },
             tag::UINT32 => visitor.visit_u64(self.input.varint()?.into()),
-            tag::DOUBLE | tag::NUMBER_OBJECT => visit_number(self.input.double()?, visitor),
+            tag::DOUBLE | tag::NUMBER_OBJECT | tag::DATE => visit_number(self.input.double()?, visitor),
             tag::BIGINT | tag::BIGINT_OBJECT => self.bigint(visitor),
             tag::LATIN1 | tag::UTF16 | tag::UTF8 => visit_text(read_text(&mut self.input, tag)?, visitor),
             tag::STRING_OBJECT => visit_text(self.string()?, visitor),
-            tag::DATE => visitor.visit_f64(self.input.double()?),
             tag::OBJECT => self.inside(|inside| object::read(inside, visitor)),
             tag::MAP => self.inside(|inside| object::read_map(inside, visitor)),
             tag::DENSE_ARRAY => self.inside(|inside| array::read_dense(inside, visitor)),
@@ -226,8 +225,9 @@ impl<'de, 'l> Deserializer<'de, 'l> {
     }
 
     fn integer<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value> {
-        match self.next()? {
-            Next::Tag(tag::DOUBLE | tag::NUMBER_OBJECT) => {
+        match self.input.peek_value()? {
+            tag::DOUBLE | tag::NUMBER_OBJECT => {
+                self.input.advance();
                 let value = self.input.double()?;
                 match number::wide_integer(value) {
                     Some(Integer::Unsigned(value)) => visitor.visit_u64(value),
@@ -235,15 +235,17 @@ impl<'de, 'l> Deserializer<'de, 'l> {
                     None => visitor.visit_f64(value),
                 }
             }
-            next => self.show(next, visitor),
+            _ => self.anything(visitor),
         }
     }
 
     fn float<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value> {
-        match self.next()? {
-            Next::Tag(tag::DOUBLE | tag::NUMBER_OBJECT) => visitor.visit_f64(self.input.double()?),
-            Next::Tag(tag::INT32) => visitor.visit_f64(self.input.zigzag()?.into()),
-            next => self.show(next, visitor),
+        match self.input.peek_value()? {
+            tag::DOUBLE | tag::NUMBER_OBJECT => {
+                self.input.advance();
+                visitor.visit_f64(self.input.double()?)
+            }
+            _ => self.anything(visitor),
         }
     }
 
@@ -266,13 +268,27 @@ impl<'de, 'l> Deserializer<'de, 'l> {
         }
     }
 
+    /// Shows the visitor the next value, as what it is.
+    #[inline]
+    fn anything<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value> {
+        match self.input.peek_value()? {
+            tag::REFERENCE | tag::ARRAY_BUFFER | tag::RESIZABLE_BUFFER | tag::HOST_OBJECT => {
+                let next = self.next()?;
+                self.show(next, visitor)
+            }
+            tag => {
+                self.input.advance();
+                self.any(tag, visitor)
+            }
+        }
+    }
+
+    #[cold]
     fn show<V: Visitor<'de>>(&mut self, next: Next<'de>, visitor: V) -> Result<V::Value> {
         match next {
             Next::Tag(tag) => self.any(tag, visitor),
             Next::View(view) => array::read_view(view, visitor),
-            Next::Elsewhere(span) => {
-                self.read_at(span, |there| de::Deserializer::deserialize_any(there, visitor))
-            }
+            Next::Elsewhere(span) => self.read_at(span, |there| there.anything(visitor)),
         }
     }
 }
@@ -307,17 +323,11 @@ macro_rules! forward {
 impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
     type Error = Error;
 
-    #[inline]
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let next = self.next()?;
-        self.show(next, visitor)
-    }
-
     forward!(integer: deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128);
     forward!(float: deserialize_f32 deserialize_f64);
     forward!(bytes: deserialize_bytes deserialize_byte_buf);
-    forward!(deserialize_any: deserialize_bool deserialize_char deserialize_str deserialize_string
+    forward!(anything: deserialize_any deserialize_bool deserialize_char deserialize_str deserialize_string
         deserialize_unit deserialize_seq deserialize_map deserialize_identifier);
 
     #[inline]
@@ -330,7 +340,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value> {
-        self.deserialize_any(visitor)
+        self.anything(visitor)
     }
 
     #[inline]
@@ -343,7 +353,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, _length: usize, visitor: V) -> Result<V::Value> {
-        self.deserialize_any(visitor)
+        self.anything(visitor)
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -352,7 +362,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
         _length: usize,
         visitor: V,
     ) -> Result<V::Value> {
-        self.deserialize_any(visitor)
+        self.anything(visitor)
     }
 
     #[inline]
@@ -362,7 +372,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
         _fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        self.deserialize_any(visitor)
+        self.anything(visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

@@ -12,7 +12,7 @@ use super::{Document, Error, Limits, from_slice_with, scan};
 ///
 /// If the ways contradict one another: that is what it looks for.
 pub fn check(bytes: &[u8]) {
-    let limits = Limits { bytes: 1 << 20, depth: 64, values: 1 << 16, expansion: 1 << 16 };
+    let limits = Limits { bytes: 1 << 20, depth: 64, values: 1 << 16, expansion: 1 << 11 };
     let ignored = from_slice_with::<IgnoredAny>(bytes, &limits);
     let json = from_slice_with::<Json>(bytes, &limits);
     let Ok(document) = Document::parse_with(bytes, &limits) else { return };

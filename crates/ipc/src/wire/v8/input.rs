@@ -60,19 +60,31 @@ impl<'a> Input<'a> {
     /// The next tag, behind any padding, without taking it. Leaves the position on the tag.
     #[inline]
     pub(super) fn peek(&mut self) -> Result<u8> {
-        loop {
-            match self.bytes.get(self.at) {
-                Some(&tag::PADDING) => self.at += 1,
-                Some(&tag) => return Ok(tag),
-                None => return Err(self.truncated()),
-            }
+        match self.bytes.get(self.at) {
+            Some(&tag) if tag != tag::PADDING => Ok(tag),
+            _ => self.peek_behind_padding(),
         }
+    }
+
+    #[cold]
+    fn peek_behind_padding(&mut self) -> Result<u8> {
+        let padding = self.rest().iter().take_while(|byte| **byte == tag::PADDING).count();
+        self.at += padding;
+        self.bytes.get(self.at).copied().ok_or_else(|| self.truncated())
     }
 
     /// The next tag that starts a value: padding and object counts, which carry nothing, are skipped.
     /// Leaves the position on the tag.
     #[inline]
     pub(super) fn peek_value(&mut self) -> Result<u8> {
+        match self.bytes.get(self.at) {
+            Some(&tag) if tag != tag::PADDING && tag != tag::OBJECT_COUNT => Ok(tag),
+            _ => self.peek_behind_counts(),
+        }
+    }
+
+    #[cold]
+    fn peek_behind_counts(&mut self) -> Result<u8> {
         loop {
             let tag = self.peek()?;
             if tag != tag::OBJECT_COUNT {
