@@ -18,4 +18,4 @@ pub use cluster::{
 pub use error::{Error, Result};
 pub use everycore_ipc::{Handle, HandleKind, Message};
 pub use role::{Role, role};
-pub use worker::{Incoming, Lease, Listener, Received, Stream, Trouble, Worker};
+pub use worker::{BlockingStream, Incoming, Lease, Listener, Parts, Received, Stream, Trouble, Worker};

@@ -128,3 +128,70 @@ fn handles(welcome: &mut Message) -> Result<[OwnedFd; 2]> {
     let count = handles.len();
     handles.try_into().map_err(|_| Error::Protocol(format!("a welcome with {count} handles instead of 2")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+
+    use everycore_sys::socket_pair;
+    use rustix::io::FdFlags;
+
+    use super::*;
+    use crate::protocol::Welcome;
+    use crate::worker::testing::FakePrimary;
+
+    #[test]
+    fn the_welcome_says_who_the_worker_is() {
+        let (_primary, worker) = FakePrimary::with_worker();
+        assert_eq!((worker.id(), worker.slot(), worker.generation(), worker.name()), (7, 2, 3, "web"));
+        assert_eq!(worker.pid(), std::process::id());
+        assert!(worker.is_connected() && !worker.is_draining());
+        assert_eq!(worker.to_string(), format!("worker 7 (pid {})", std::process::id()));
+    }
+
+    #[test]
+    fn what_is_no_welcome_is_refused() {
+        let channel = |send: fn(&mut Connection)| {
+            let (ours, theirs) = socket_pair::stream_pair().unwrap();
+            let mut primary = Connection::new(ours, Codec::Native, Limits::default()).unwrap();
+            send(&mut primary);
+            primary.flush().unwrap();
+            drop(primary);
+            join(theirs).unwrap_err()
+        };
+        let gone = channel(|_| {});
+        assert!(matches!(gone, Error::PrimaryGone), "{gone:?}");
+        let early = channel(|primary| primary.queue(Message::json("hi").unwrap()).unwrap());
+        assert!(matches!(early, Error::Protocol(_)), "{early:?}");
+        let wrong = channel(|primary| {
+            let frame = Message::raw(ToWorker::Disconnect.encode());
+            primary.queue(Outgoing::internal(frame)).unwrap();
+        });
+        assert!(matches!(wrong, Error::Protocol(_)), "{wrong:?}");
+        let empty = channel(|primary| {
+            let welcome = Welcome { name: "web".into(), worker: 1, slot: 0, generation: 1, drain_ms: 1 };
+            let frame = Message::raw(ToWorker::Welcome(welcome).encode());
+            primary.queue(Outgoing::internal(frame)).unwrap();
+        });
+        assert!(empty.to_string().contains("0 handles"), "{empty}");
+    }
+
+    #[test]
+    fn only_the_very_channel_that_the_variable_names_is_taken() {
+        let (channel, _primary) = socket_pair::stream_pair().unwrap();
+        let identity = inherit::identity(&channel).unwrap();
+        let number = channel.as_raw_fd();
+        assert!(inherited(&format!("{number},{identity}")).is_none(), "it was not inherited");
+        rustix::io::fcntl_setfd(channel.as_fd(), FdFlags::empty()).unwrap();
+        assert!(inherited(&format!("{number},{identity}0")).is_none(), "it is another one");
+        assert!(inherited("9").is_none() && inherited("x,y").is_none() && inherited("").is_none());
+        let taken = inherited(&format!("{},{identity}", channel.into_raw_fd())).unwrap();
+        assert_eq!(taken.as_raw_fd(), number);
+        assert!(rustix::io::fcntl_getfd(&taken).unwrap().contains(FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn beside_other_threads_it_is_too_late() {
+        assert!(matches!(role(), Err(Error::RoleTooLate { threads: 2.. })));
+    }
+}

@@ -3,7 +3,7 @@
 //! | File | Duty |
 //! |---|---|
 //! | `listener`, `source` | connections, handed over or accepted on a shared listener |
-//! | `stream`, `socket` | one connection |
+//! | `stream`, `socket`, `blocking` | one connection |
 //! | `load` | the counters the primary reads; when its bell is rung |
 //! | `link`, `driver`, `inbox` | the control channel: sorted, driven, bounded |
 //! | `messages` | what the program says and hears |
@@ -13,6 +13,7 @@
 
 #[cfg(feature = "axum")]
 mod axum;
+mod blocking;
 mod drain;
 mod driver;
 mod inbox;
@@ -40,6 +41,7 @@ use everycore_ipc::Connection;
 use everycore_sys::counters::WorkerPage;
 use everycore_sys::eventfd::EventFd;
 
+pub use blocking::BlockingStream;
 pub use listener::{Incoming, Listener};
 pub use load::Lease;
 pub use messages::Received;
@@ -191,6 +193,17 @@ impl Worker {
             // Without a runtime it could not wait anyway.
             let _ = ensure_task(&link);
             link.drain.settled().await;
+        }
+    }
+
+    /// Resolves when the worker shall leave *and* no connection is open any more, or three quarters of the time to
+    /// drain have passed: the moment to close idle keep-alive connections, which a server that does it sooner
+    /// takes from under requests on their way.
+    pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (draining, worker) = (self.draining(), self.clone());
+        async move {
+            draining.await;
+            let _ = tokio::time::timeout(worker.drain_time() * 3 / 4, worker.idle()).await;
         }
     }
 

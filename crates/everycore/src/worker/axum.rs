@@ -4,12 +4,19 @@ use std::future::pending;
 use std::io;
 use std::time::Duration;
 
+use axum::Router;
+use axum::extract::Request;
 use axum::extract::connect_info::Connected;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use axum::middleware::{Next, from_fn};
 use axum::serve::IncomingStream;
 
+use super::Worker;
 use super::listener::Listener;
 use super::stream::Stream;
 use crate::address::BoundAddress;
+use crate::error::{Error, Result};
 
 /// After an error that accepting cannot go on from at once.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
@@ -32,6 +39,41 @@ impl axum::serve::Listener for Listener {
 
     fn local_addr(&self) -> io::Result<BoundAddress> {
         Ok(Listener::local_addr(self).clone())
+    }
+}
+
+impl Worker {
+    /// Serves an axum application until the worker shall leave, and lets go of its clients without losing a request.
+    ///
+    /// While the worker drains every response says `Connection: close`, so that clients go elsewhere with their next
+    /// request. Connections that are idle stay open meanwhile, as long as [`drained`](Self::drained) says: closing
+    /// one at once could cross a request on its way.
+    ///
+    /// ```no_run
+    /// # async fn serve(worker: everycore::Worker) -> everycore::Result<()> {
+    /// let listener = worker.listen("127.0.0.1:8000").await?;
+    /// worker.serve(listener, axum::Router::new()).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::System`] if axum gives up.
+    pub async fn serve(&self, listener: Listener, app: Router) -> Result<()> {
+        let worker = self.clone();
+        let app = app.layer(from_fn(move |request: Request, next: Next| {
+            let worker = worker.clone();
+            async move {
+                let mut response = next.run(request).await;
+                if worker.is_draining() {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
+            }
+        }));
+        axum::serve(listener, app)
+            .with_graceful_shutdown(self.drained())
+            .await
+            .map_err(|source| Error::System { doing: "serving HTTP", source })
     }
 }
 

@@ -152,6 +152,9 @@ impl Link {
     pub(crate) fn post(&self, outgoing: Outgoing) -> Result<(), SendError> {
         let turn = self.load.turn();
         let mut state = self.lock();
+        if state.over {
+            return Err(SendError::Closed(Box::new(outgoing)));
+        }
         state.connection.queue(outgoing)?;
         if turn.is_some() && turn == state.wrote_in && self.driver.is_running() {
             self.nudge();

@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::futures::OwnedNotified;
 
 use super::Core;
+use super::blocking::BlockingStream;
 use super::drain::Why;
 use super::driver::{timespec, watch};
 use super::registration::{Grant, Index, Registration};
@@ -147,7 +148,7 @@ impl Listener {
     ///
     /// # Errors
     /// As [`accept`](Self::accept).
-    pub fn accept_blocking(&self) -> io::Result<(Stream, BoundAddress)> {
+    pub fn accept_blocking(&self) -> io::Result<(BlockingStream, BoundAddress)> {
         let source = &*self.open.as_ref().ok_or_else(ended)?.source;
         let drain = &self.core.link.drain;
         let mut rest = SHORTEST_REST;
@@ -158,7 +159,7 @@ impl Listener {
                 Found::Connection(stream) => {
                     self.told.store(false, Ordering::Relaxed);
                     let peer = stream.peer_addr().clone();
-                    return Ok((stream, peer));
+                    return Ok((stream.into(), peer));
                 }
                 Found::End => return Err(ended()),
                 Found::Nothing | Found::Exhausted if draining => return Err(ended()),
@@ -294,3 +295,6 @@ impl Incoming {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,10 +75,10 @@ impl Load {
     }
 
     /// This thread runs the loop until the guard is dropped.
-    pub(crate) fn enter_loop(&self) -> InLoop {
+    pub(crate) fn enter_loop(&self) -> InLoop<'_> {
         IN_LOOP.set(true);
         self.page.begin_turn();
-        InLoop
+        InLoop(self)
     }
 
     /// The loop is about to sleep: whatever it holds has had its first turn.
@@ -165,18 +165,19 @@ impl Load {
 
 /// See [`Load::enter_loop`].
 #[derive(Debug)]
-pub(crate) struct InLoop;
+pub(crate) struct InLoop<'a>(&'a Load);
 
-impl Drop for InLoop {
+impl Drop for InLoop<'_> {
     fn drop(&mut self) {
         IN_LOOP.set(false);
+        self.0.park();
     }
 }
 
 /// A connection's place in the counters: while it lives, the primary counts the connection as this worker's.
 ///
-/// It comes out of a stream with [`Stream::into_parts`](crate::Stream::into_parts), for programs that serve the socket
-/// by other means; drop it when the connection is closed.
+/// It is one of the [`Parts`](crate::Parts) of a stream, for programs that serve the socket by other means; drop it when
+/// the connection is closed.
 #[derive(Debug)]
 pub struct Lease {
     load: Arc<Load>,

@@ -324,3 +324,6 @@ fn refused(error: &SendError) -> Error {
         other => Error::Message(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

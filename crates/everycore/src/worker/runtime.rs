@@ -101,3 +101,81 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use everycore_ipc::Incoming;
+
+    use super::*;
+    use crate::protocol::FromWorker;
+    use crate::worker::testing::FakePrimary;
+
+    #[test]
+    fn the_program_ends_when_its_last_connection_and_its_last_words_have_gone() {
+        let (mut primary, worker) = FakePrimary::with_worker();
+        let served = std::thread::scope(|scope| {
+            let program = scope.spawn(|| {
+                worker.block_on(async |worker| {
+                    let mut listener = worker.listen("127.0.0.1:80").await?;
+                    let (stream, _) = listener.accept().await.expect("one was handed over");
+                    tokio::spawn(async move {
+                        tokio::task::yield_now().await;
+                        drop(stream);
+                    });
+                    worker.send("last words").await?;
+                    Result::<_>::Ok(worker)
+                })
+            });
+            let hand_off = primary.grant_hand_off(1, "127.0.0.1:80");
+            let _client = hand_off.hand(5);
+            assert_eq!(primary.hear(), FromWorker::Listening { key: 1 });
+            match primary.receive() {
+                Some(Incoming::User(message)) => assert_eq!(message.parse::<String>().unwrap(), "last words"),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(primary.hear(), FromWorker::Closed { key: 1 });
+            assert!(primary.receive().is_none());
+            program.join().unwrap().unwrap()
+        });
+        assert_eq!(served.connections(), 0);
+        let counters = primary.counters();
+        assert_eq!((counters.taken, counters.ready, counters.closed, counters.awake), (1, 1, 1, false));
+    }
+
+    #[test]
+    fn the_primary_sees_the_loop_sleep() {
+        let (mut primary, worker) = FakePrimary::with_worker();
+        primary.page.set_wake(u64::MAX, true);
+        let order = std::thread::scope(|scope| {
+            let program = scope.spawn(|| {
+                worker.block_on(async |worker| {
+                    worker.draining().await;
+                    Result::<_>::Ok(())
+                })
+            });
+            // Rung when the loop has nothing to do.
+            let mut fds = [rustix::event::PollFd::new(&primary.bell, rustix::event::PollFlags::IN)];
+            let patience = crate::worker::timespec(crate::worker::testing::PATIENCE);
+            assert_eq!(rustix::event::poll(&mut fds, Some(&patience)).unwrap(), 1);
+            primary.tell(&crate::protocol::ToWorker::Disconnect, vec![]);
+            program.join().unwrap()
+        });
+        order.unwrap();
+        assert!(worker.exited_after_disconnect());
+    }
+
+    #[test]
+    fn an_error_of_the_program_is_the_callers() {
+        let (_primary, worker) = FakePrimary::with_worker();
+        let result: Result<(), Box<dyn std::error::Error>> =
+            worker.block_on(async |_| Err("the program's own".into()));
+        assert_eq!(result.unwrap_err().to_string(), "the program's own");
+    }
+
+    #[test]
+    fn blocking_calls_within_the_runtime_are_refused_and_not_stuck() {
+        let (_primary, worker) = FakePrimary::with_worker();
+        let error = worker.block_on(async |worker| worker.recv_blocking().map(drop)).unwrap_err();
+        assert!(error.to_string().contains("async"), "{error}");
+    }
+}

@@ -1,30 +1,38 @@
 //! [`Stream`]: a connection a worker serves.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpStream as StdTcpStream};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
+use bytes::Bytes;
 use everycore_sys::socket_pair::{Mode, set_mode};
-use rustix::event::{PollFd, PollFlags, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
-use super::driver::timespec;
 use super::load::Lease;
 use super::socket::{Family, Socket};
 use crate::address::BoundAddress;
 
-/// The most that is received by one call before the reactor knows the connection. The buffer has to be zeroed first,
-/// which for more than a request's worth would cost more than it saves.
-const FIRST_READ: usize = 4096;
+/// The most that is received by one call before the reactor knows the connection.
+const SCRATCH: usize = 16 * 1024;
+
+/// Who asks for less gets it out of what a larger read has found: HTTP servers look at the first 24 bytes alone.
+const SMALL: usize = 64;
+
+thread_local! {
+    /// Where bytes arrive before they are copied to whoever asked: cheaper than to clear a buffer the size of which
+    /// a request never fills.
+    static ARRIVALS: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
 
 /// A connection handed to this worker or accepted by it: TCP, or a Unix stream.
 ///
-/// It reads and writes with tokio's traits, and with those of `std` in a program without a runtime: there calls wait.
-/// It is known to tokio's reactor only from the first time that it would block, so a short connection costs five system
+/// It reads and writes with tokio's traits; in a program without a runtime it is a
+/// [`BlockingStream`](crate::BlockingStream). It is known to tokio's reactor only from the first time that it would block, so a short connection costs five system
 /// calls. The first wait has to happen within a runtime with I/O enabled; whose it is stays so.
 ///
 /// While it lives, the primary counts the connection as this worker's. Take it apart with
@@ -45,7 +53,20 @@ pub struct Stream {
     lease: Lease,
     peer: BoundAddress,
     look: Look,
-    timeout: Option<Duration>,
+    /// Received and not given out yet.
+    ahead: Bytes,
+}
+
+/// What a [`Stream`] is made of; see [`Stream::into_parts`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Parts {
+    /// The socket, non-blocking and in no reactor.
+    pub socket: OwnedFd,
+    /// Bytes that were received and not read by the program. Empty unless it has read fewer than 64 bytes at a time.
+    pub ahead: Bytes,
+    /// The connection's place in the counters: keep it for as long as the connection is served.
+    pub lease: Lease,
 }
 
 /// What is known of the bytes that wait to be read, until the reactor takes over.
@@ -68,7 +89,7 @@ impl Stream {
             // Empty, so that it allocates nothing: clients of a Unix socket have no name.
             None => (Family::Unix, BoundAddress::Unix(Default::default())),
         };
-        Self { socket: Socket::new(fd, family), lease, peer, look: Look::First, timeout: None }
+        Self { socket: Socket::new(fd, family), lease, peer, look: Look::First, ahead: Bytes::new() }
     }
 
     /// Who connected, as the kernel told the one who accepted; asks nobody. Clients of a Unix socket have an empty path.
@@ -104,12 +125,6 @@ impl Stream {
         self.socket.fd()
     }
 
-    /// Bounds how long a blocking read or write waits; `None`, the default, waits without end. Asynchronous calls are
-    /// not concerned.
-    pub fn set_timeout(&mut self, timeout: Option<Duration>) {
-        self.timeout = timeout;
-    }
-
     /// Shuts down one direction, or both.
     ///
     /// # Errors
@@ -118,69 +133,76 @@ impl Stream {
         self.socket.shutdown(how)
     }
 
-    /// The socket and its place in the counters. The socket is non-blocking and in no reactor; keep the lease for as long
-    /// as it is served, or the primary takes the connection for closed.
+    /// Takes it apart: the socket out of any reactor, what was received ahead, and the place in the counters.
     ///
     /// # Errors
     /// The socket cannot be taken out of the reactor.
-    pub fn into_parts(self) -> io::Result<(OwnedFd, Lease)> {
-        Ok((self.socket.into_fd()?, self.lease))
+    pub fn into_parts(self) -> io::Result<Parts> {
+        Ok(Parts { socket: self.socket.into_fd()?, ahead: self.ahead, lease: self.lease })
     }
 
     /// The connection as `std` knows it, in blocking mode. The primary takes it for closed from now on; a lease keeps it
     /// counted: [`into_parts`](Self::into_parts).
     ///
     /// # Errors
-    /// It is a Unix stream, or cannot be made blocking.
+    /// It is a Unix stream, bytes were received ahead, or it cannot be made blocking.
     pub fn into_std(self) -> io::Result<StdTcpStream> {
-        let family = self.socket.family();
-        let (fd, _lease) = self.into_parts()?;
-        if family != Family::Tcp {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a Unix stream is no TCP stream; use into_parts",
-            ));
-        }
+        self.is_plain_tcp()?;
+        let parts = self.into_parts()?;
         // The primary has closed its copy, so nobody else sees the mode change.
-        set_mode(&fd, Mode::Blocking)?;
-        Ok(fd.into())
+        set_mode(&parts.socket, Mode::Blocking)?;
+        Ok(parts.socket.into())
     }
 
     /// The connection as tokio knows it. The primary takes it for closed from now on, as with [`into_std`](Self::into_std).
     ///
     /// # Errors
-    /// It is a Unix stream, or the reactor has no room.
-    pub fn into_tokio(mut self) -> io::Result<tokio::net::TcpStream> {
-        self.socket.register()?;
-        match self.socket {
-            Socket::Tcp(stream) => Ok(stream),
-            Socket::Direct { .. } | Socket::Unix(_) | Socket::Lost => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a Unix stream is no TCP stream; use into_parts",
-            )),
-        }
+    /// It is a Unix stream, bytes were received ahead, or the reactor has no room.
+    pub fn into_tokio(self) -> io::Result<TcpStream> {
+        self.is_plain_tcp()?;
+        TcpStream::from_std(self.into_parts()?.socket.into())
     }
 
-    /// Notes what a read has found.
-    fn has_read(&mut self, count: usize, room: usize) {
-        // At the end of file a look costs nothing and finds the end again.
-        self.look = if (1..room).contains(&count) { Look::Drained } else { Look::More };
-        self.lease.progress();
+    fn is_plain_tcp(&self) -> io::Result<()> {
+        let why = if self.socket.family() != Family::Tcp {
+            "a Unix stream is no TCP stream; use into_parts"
+        } else if !self.ahead.is_empty() {
+            "bytes were received ahead that would be lost; use into_parts"
+        } else {
+            return Ok(());
+        };
+        Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+    }
+
+    /// Receives for a caller that has this much room; what is more than that stays ahead. Returns how much there is.
+    fn receive(&mut self, room: usize, give: impl FnOnce(&[u8])) -> io::Result<usize> {
+        let want = if room < SMALL { SCRATCH } else { room.min(SCRATCH) };
+        ARRIVALS.with_borrow_mut(|arrivals| {
+            let count = self.socket.receive(&mut arrivals[..want])?;
+            // At the end of file a look costs nothing and finds the end again.
+            self.look = if (1..want).contains(&count) { Look::Drained } else { Look::More };
+            let given = count.min(room);
+            give(&arrivals[..given]);
+            if count > given {
+                self.ahead = Bytes::copy_from_slice(&arrivals[given..count]);
+            }
+            self.lease.progress();
+            Ok(given)
+        })
+    }
+
+    /// Gives out what was received ahead.
+    fn take_ahead(&mut self, room: usize) -> Bytes {
+        self.ahead.split_to(room.min(self.ahead.len()))
     }
 
     /// Reads without the reactor; `Pending` only after the waker was called or the socket was registered.
     fn poll_read_direct(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.look {
             Look::First | Look::More => {
-                let room = buffer.remaining().min(FIRST_READ);
-                match self.socket.receive(buffer.initialize_unfilled_to(room)) {
-                    Ok(count) => {
-                        buffer.advance(count);
-                        self.has_read(count, room);
-                        return Poll::Ready(Ok(()));
-                    }
+                match self.receive(buffer.remaining(), |bytes| buffer.put_slice(bytes)) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Poll::Ready(Err(error)),
+                    result => return Poll::Ready(result.map(drop)),
                 }
             }
             // HTTP servers look for an early end before they answer. In a short connection the answer is all there is to
@@ -199,18 +221,26 @@ impl Stream {
         self.socket.poll_read(cx, buffer)
     }
 
-    /// Waits, as a thread, for the socket to become readable or writable.
-    fn wait(&mut self, what: PollFlags) -> io::Result<()> {
-        if what == PollFlags::IN {
-            self.lease.first_turn_over();
+    /// Reads what is there, for a caller that waits by other means.
+    pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.ahead.is_empty() {
+            return self.socket.receive(buffer);
         }
-        let timeout = self.timeout.map(timespec);
-        let mut fds = [PollFd::from_borrowed_fd(self.socket.fd()?, what)];
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        let bytes = self.take_ahead(buffer.len());
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+
+    /// Writes what there is room for, for a caller that waits by other means.
+    pub(crate) fn write_now(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let result = self.socket.send(buffers);
+        self.has_written(*result.as_ref().unwrap_or(&0));
+        result
+    }
+
+    /// See [`Lease::first_turn_over`].
+    pub(crate) fn first_turn_over(&mut self) {
+        self.lease.first_turn_over();
     }
 
     fn has_written(&mut self, count: usize) {
@@ -228,6 +258,10 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if !this.ahead.is_empty() {
+            buffer.put_slice(&this.take_ahead(buffer.remaining()));
             return Poll::Ready(Ok(()));
         }
         if this.socket.is_direct() {
@@ -251,12 +285,9 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.socket.is_direct() {
-            match this.socket.send(buffers) {
+            match this.write_now(buffers) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => this.socket.register()?,
-                result => {
-                    this.has_written(*result.as_ref().unwrap_or(&0));
-                    return Poll::Ready(result);
-                }
+                result => return Poll::Ready(result),
             }
         }
         let count = ready!(this.socket.poll_write(cx, buffers))?;
@@ -277,41 +308,11 @@ impl AsyncWrite for Stream {
     }
 }
 
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.socket.receive(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
-                result => return result,
-            }
-        }
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_vectored(&[IoSlice::new(bytes)])
-    }
-
-    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-        loop {
-            match self.socket.send(buffers) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
-                result => {
-                    self.has_written(*result.as_ref().unwrap_or(&0));
-                    return result;
-                }
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").field("peer", &self.peer).field("look", &self.look).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use everycore_ipc::{Codec, Connection, Handle, Incoming, Limits, Message, Outgoing, Received};
+use everycore_ipc::{Codec, Connection, Flush, Handle, Incoming, Limits, Message, Outgoing, Received};
 use everycore_sys::counters::{self, Counters, PrimaryPage};
 use everycore_sys::eventfd::EventFd;
 use everycore_sys::{scm_rights, socket_pair};
@@ -21,6 +21,23 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) fn run<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("in time") })
+}
+
+/// Runs an ignored test of this binary in a process of its own, since it changes what belongs to the whole process.
+pub(crate) fn in_own_process(test: &str) {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--ignored", "--test-threads=1", "--nocapture"])
+        .output()
+        .unwrap();
+    let (said, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{failed}");
+}
+
+/// Lowers this process's limit on open descriptors.
+pub(crate) fn limit_descriptors(count: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(count), maximum }).unwrap();
 }
 
 /// The primary of one worker.
@@ -76,7 +93,12 @@ impl FakePrimary {
 
     pub(crate) fn send(&mut self, outgoing: Outgoing) {
         self.connection.queue(outgoing).unwrap();
-        self.connection.flush().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while self.connection.flush().unwrap() != Flush::Done {
+            let left = deadline.checked_duration_since(Instant::now()).expect("room in time");
+            let mut fds = [PollFd::new(&self.connection, PollFlags::OUT)];
+            poll(&mut fds, Some(&super::timespec(left))).unwrap();
+        }
     }
 
     /// The next frame; `None` at the end of the channel.
@@ -146,6 +168,24 @@ impl FakeHandOff {
         let record = record::encode(Some(SocketAddr::from(([127, 0, 0, 1], port))));
         let sent = scm_rights::send_each(&self.near, &[(&record, connection.as_fd())]).unwrap();
         assert_eq!(sent, 1);
+    }
+
+    /// As `send`, however slowly the other side reads.
+    pub(crate) fn send_when_there_is_room(&self, port: u16, connection: OwnedFd) {
+        let record = record::encode(Some(SocketAddr::from(([127, 0, 0, 1], port))));
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = scm_rights::send_each(&self.near, &[(&record, connection.as_fd())]) {
+            assert!(scm_rights::is_back_pressure(&error), "{error}");
+            assert!(Instant::now() < deadline, "room in time");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether the worker holds no end of the channel any more. Gives up the far end, which would hold it, too.
+    pub(crate) fn closed_by_the_worker(self) -> bool {
+        drop(self.far);
+        let (connection, _) = socket_pair::stream_pair().unwrap();
+        scm_rights::send_each(&self.near, &[(b"", connection.as_fd())]).is_err()
     }
 
     /// Takes back one connection that the worker has not read: its port.
