@@ -9,7 +9,8 @@ use crate::id::ListenerKey;
 use crate::settings::CreditSettings;
 use crate::time::Time;
 
-/// What a worker says about the connections it was handed. All but `turn` and `awake` only grow.
+/// What a worker says about the connections it was handed. All but `turn` and `awake` only grow. A connection that
+/// it declined, or that was read back, counts in none of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Connections it has taken from the primary.
@@ -35,10 +36,16 @@ pub(crate) struct HandOffs {
     observed_at: Time,
     /// When it last went forward, or was given something to do.
     progress_at: Time,
-    /// Since when something lies untaken without any sign of life.
-    waiting_since: Option<Time>,
+    /// Since when the next connection lies there untaken.
+    untaken_since: Option<Time>,
+    /// The same, or since the last sign of life after that.
+    quiet_since: Option<Time>,
     /// Since when it has been in the present turn.
     awake_since: Option<Time>,
+    /// How often in a row it gave connections back instead of taking one.
+    strikes: u32,
+    /// It gave connections back and gets none before then.
+    paused_until: Option<Time>,
     hung: Option<Hung>,
     /// Fading count of the latest hand-offs.
     pub(crate) recent: u32,
@@ -48,9 +55,19 @@ pub(crate) struct HandOffs {
 #[derive(Clone, Copy, Debug)]
 struct Hung {
     since: Time,
+    manner: Manner,
     /// When it may be tried with a single connection: one that sleeps with nothing to take shows no sign of life
     /// although it is well.
     trial: Trial,
+}
+
+/// How a worker hangs, and so what would show that it does not any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// It stood still; any sign of life will do.
+    Blocked,
+    /// It was alive and took nothing; it has to take something.
+    Refusing,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +97,11 @@ impl HandOffs {
             seen: Counters::default(),
             observed_at: now,
             progress_at: now,
-            waiting_since: None,
+            untaken_since: None,
+            quiet_since: None,
             awake_since: None,
+            strikes: 0,
+            paused_until: None,
             hung: None,
             recent: 0,
         }
@@ -151,7 +171,8 @@ impl HandOffs {
         if self.load() == 0 {
             self.progress_at = now;
         }
-        self.waiting_since.get_or_insert(now);
+        self.untaken_since.get_or_insert(now);
+        self.quiet_since.get_or_insert(now);
         if let Some(hung) = &mut self.hung {
             hung.trial = Trial::NotBefore(now + retry);
         }
@@ -163,16 +184,20 @@ impl HandOffs {
         self.recent -= self.recent / RECENT_MEMORY;
     }
 
-    /// Gives back how many it could have been.
-    pub(crate) fn returned(&mut self, count: u64) -> u64 {
-        let count = count.min(self.kept());
-        self.returned += count;
+    /// Takes back what it could not be sent, had not taken, or declined. It gets a pause, longer each time until it
+    /// takes something: it may be full, and the others must not wait for it again and again.
+    pub(crate) fn returned(&mut self, count: u64, now: Time, (pause, longest): (Duration, Duration)) {
+        self.returned += count.min(self.kept());
         let kept = self.kept();
         self.seen.taken = self.seen.taken.min(kept);
         self.seen.ready = self.seen.ready.min(kept);
         self.seen.closed = self.seen.closed.min(kept);
-        self.settle_waiting(None);
-        count
+        if count > 0 {
+            let pause = pause.saturating_mul(2_u32.saturating_pow(self.strikes)).min(longest);
+            self.paused_until = Some(now + pause);
+            self.strikes = self.strikes.saturating_add(1);
+        }
+        self.settle_waiting();
     }
 
     pub(crate) fn observe(&mut self, counters: Counters, now: Time) -> Observed {
@@ -187,25 +212,48 @@ impl HandOffs {
             awake: counters.awake,
         };
         let turned = self.seen.turn != before.turn;
+        let took = self.seen.taken != before.taken;
         let stepped = turned || self.seen.ready != before.ready;
         if stepped {
             self.progress_at = now;
+        }
+        if took {
+            self.untaken_since = Some(now);
+        }
+        if took || stepped {
+            self.quiet_since = Some(now);
+        }
+        if took || self.seen.closed != before.closed {
+            self.strikes = 0;
+            self.paused_until = None;
         }
         self.awake_since = match (self.seen.awake, turned, self.awake_since) {
             (false, _, _) => None,
             (true, false, Some(since)) => Some(since),
             (true, _, _) => Some(now),
         };
-        let moved = stepped || self.seen.taken != before.taken;
-        self.settle_waiting(moved.then_some(now));
-        if moved && self.hung.take().is_some() { Observed::Recovered } else { Observed::Nothing }
+        self.settle_waiting();
+        self.recover(took, stepped, now)
     }
 
-    fn settle_waiting(&mut self, moved: Option<Time>) {
+    fn recover(&mut self, took: bool, stepped: bool, now: Time) -> Observed {
+        match self.hung {
+            Some(Hung { manner: Manner::Blocked, .. }) if took || stepped => {}
+            Some(Hung { manner: Manner::Refusing, .. }) if took => {}
+            Some(_) | None => return Observed::Nothing,
+        }
+        self.hung = None;
+        self.strikes = 0;
+        self.paused_until = None;
+        // It has its time for what it holds, counted from now.
+        self.untaken_since = self.untaken_since.map(|_| now);
+        Observed::Recovered
+    }
+
+    fn settle_waiting(&mut self) {
         if self.untaken() == 0 {
-            self.waiting_since = None;
-        } else if moved.is_some() {
-            self.waiting_since = moved;
+            self.untaken_since = None;
+            self.quiet_since = None;
         }
     }
 
@@ -217,6 +265,9 @@ impl HandOffs {
 
     /// Whether it may be handed one more.
     pub(crate) fn is_free(&self, credit: u64, settings: &CreditSettings, now: Time) -> bool {
+        if self.paused_until.is_some_and(|until| now < until) {
+            return false;
+        }
         match &self.hung {
             None => self.load() < credit && !self.still(settings.stuck_after, now),
             Some(hung) => {
@@ -224,18 +275,14 @@ impl HandOffs {
                     Trial::Due => true,
                     Trial::NotBefore(at) => now >= at,
                 };
-                due && self.can_be_tried()
+                due && self.untaken() == 0 && (hung.manner == Manner::Refusing || !self.seen.awake)
             }
         }
     }
 
-    fn can_be_tried(&self) -> bool {
-        self.untaken() == 0 && !self.seen.awake
-    }
-
     /// Whether what it has not taken had better go to somebody else.
     pub(crate) fn is_withdrawable(&self, settings: &CreditSettings, now: Time) -> bool {
-        self.untaken() > 0 && self.still(settings.withdraw_after, now)
+        self.untaken_since.is_some_and(|since| now - since >= settings.withdraw_after)
     }
 
     /// The count of `ready` at which it can be handed one more.
@@ -249,15 +296,17 @@ impl HandOffs {
 
     /// Takes it out of rotation when it has left something untaken for `patience`; whether that is news.
     pub(crate) fn check_hung(&mut self, patience: Duration, now: Time) -> bool {
+        self.paused_until = self.paused_until.filter(|&until| now < until);
         if let Some(hung) = &mut self.hung {
             if matches!(hung.trial, Trial::NotBefore(at) if now >= at) {
                 hung.trial = Trial::Due;
             }
             return false;
         }
-        match self.waiting_since {
+        match self.untaken_since {
             Some(since) if self.observed_at - since >= patience => {
-                self.hung = Some(Hung { since, trial: Trial::NotBefore(now + patience) });
+                let manner = if self.is_silent_for(patience) { Manner::Blocked } else { Manner::Refusing };
+                self.hung = Some(Hung { since, manner, trial: Trial::NotBefore(now + patience) });
                 true
             }
             _ => false,
@@ -266,8 +315,8 @@ impl HandOffs {
 
     /// Since when it has given no sign of life although there was reason to.
     pub(crate) fn silent_since(&self) -> Option<Time> {
-        let hung = self.hung.map(|hung| hung.since);
-        [hung, self.waiting_since, self.awake_since].into_iter().flatten().min()
+        let blocked = self.hung.filter(|hung| hung.manner == Manner::Blocked).map(|hung| hung.since);
+        [blocked, self.quiet_since, self.awake_since].into_iter().flatten().min()
     }
 
     /// Whether that has lasted for `patience`.
@@ -277,11 +326,12 @@ impl HandOffs {
 
     /// When to look at it again.
     pub(crate) fn deadline(&self, patience: Duration) -> Option<Time> {
-        match &self.hung {
-            None => self.waiting_since.map(|since| since + patience),
+        let hung = match &self.hung {
+            None => self.untaken_since.map(|since| since + patience),
             Some(Hung { trial: Trial::NotBefore(at), .. }) => Some(*at),
             Some(Hung { trial: Trial::Due, .. }) => None,
-        }
+        };
+        [hung, self.paused_until].into_iter().flatten().min()
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Primary {
     candidates: Vec<Candidate>,
     handoffs: handoff::Totals,
     effects: Vec<Effect>,
+    /// The last moment heard of.
+    latest: Time,
 }
 
 /// A place to keep filled.
@@ -133,6 +135,7 @@ impl Primary {
             candidates: Vec::new(),
             handoffs: handoff::Totals::default(),
             effects: Vec::new(),
+            latest: now,
             settings,
         };
         primary.settle(now);
@@ -147,6 +150,7 @@ impl Primary {
 
     /// Takes in what happened.
     pub fn handle(&mut self, event: Event, now: Time) {
+        self.latest = now;
         let readiness = self.settings.readiness;
         match event {
             Event::Spawned { worker, pid } => {
@@ -189,6 +193,7 @@ impl Primary {
     /// Does what is due. Tell the primary the latest counters by [`observe`](Self::observe) first: a worker is
     /// judged by what was known of it then, and whoever was not looked at since is not judged; the deadline stays due.
     pub fn handle_deadline(&mut self, now: Time) {
+        self.latest = now;
         self.stop_lingering(now);
         for place in 0..self.workers.len() {
             let worker = &self.workers[place];

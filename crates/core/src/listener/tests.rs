@@ -41,7 +41,10 @@ proptest! {
                     handed += 1;
                     prop_assert_eq!(handoffs.untaken(), before.1 + 1);
                 }
-                Move::Return(count) => returned += handoffs.returned(count),
+                Move::Return(count) => {
+                    returned += count.min(handoffs.kept());
+                    handoffs.returned(count, now, (Duration::from_millis(1), second));
+                }
                 Move::Observe(counters) => {
                     handoffs.observe(counters, now);
                     prop_assert!(handoffs.taken() >= before.0);

@@ -49,6 +49,7 @@ impl Totals {
 impl Primary {
     /// Takes in a worker's counters. Cheap; call it for every worker before [`assign`](Self::assign).
     pub fn observe(&mut self, worker: WorkerId, counters: Counters, now: Time) {
+        self.latest = now;
         let Some(place) = self.place(worker) else { return };
         let worker = &mut self.workers[place];
         match worker.handoffs.observe(counters, now) {
@@ -87,6 +88,7 @@ impl Primary {
         not: Option<WorkerId>,
         now: Time,
     ) -> Assignment {
+        self.latest = now;
         let mut free = std::mem::take(&mut self.candidates);
         free.clear();
         let others = self.free(on, now).filter(|worker| Some(worker.id) != not);
@@ -118,11 +120,13 @@ impl Primary {
         Assignment::To(to)
     }
 
-    /// Takes back what was handed to a worker but never taken: it could not be sent, was read back, or declined.
+    /// Takes back what was handed to a worker but never taken: it could not be sent, was read back, or declined. The
+    /// worker is left alone for a moment, longer each time until it takes something.
     pub fn returned(&mut self, worker: WorkerId, count: u64) {
         match self.place(worker) {
             Some(place) => {
-                self.workers[place].handoffs.returned(count);
+                let pauses = (self.settings.credit.withdraw_after, self.settings.deadlines.handoff);
+                self.workers[place].handoffs.returned(count, self.latest, pauses);
             }
             None => {
                 let count = count.min(self.handoffs.lost);

@@ -248,9 +248,9 @@ fn a_worker_whose_connections_all_came_back_does_not_hang() {
     let mut cluster = Cluster::serving(settings(1));
     cluster.assign(1);
     cluster.primary.returned(id(1), 1);
-    assert_eq!(cluster.primary.next_deadline(), None);
     cluster.passes(5_000);
     assert!(cluster.lines.is_empty());
+    assert_eq!(cluster.primary.next_deadline(), None);
 }
 
 #[test]
@@ -263,7 +263,78 @@ fn a_hung_worker_that_still_holds_a_connection_is_not_tried() {
     cluster.primary.returned(id(1), 1);
     let busy = Counters { awake: true, ..Counters::default() };
     cluster.primary.observe(id(1), busy, cluster.now);
+    cluster.passes(1);
     assert_eq!(cluster.assign(1), [0]);
     cluster.primary.observe(id(1), Counters::default(), cluster.now);
     assert_eq!(cluster.assign(1), [1]);
+}
+
+/// How long a worker that has just given a connection back gets none, in milliseconds.
+fn pause(cluster: &mut Cluster) -> u64 {
+    cluster.primary.returned(id(1), 1);
+    (0..)
+        .find(|_| {
+            cluster.assign(1) == [1] || {
+                cluster.passes(1);
+                false
+            }
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_worker_that_declines_is_left_alone_longer_each_time_until_it_takes_or_closes_something() {
+    let mut cluster = Cluster::serving(settings(1));
+    assert_eq!(cluster.assign(1), [1]);
+    let pauses: Vec<_> = (0..4).map(|_| pause(&mut cluster)).collect();
+    assert_eq!(pauses, [1, 2, 4, 8]);
+    cluster.observe(1, 1, 1, 0);
+    assert_eq!(cluster.assign(1), [1]);
+    assert_eq!(pause(&mut cluster), 1);
+    cluster.primary.returned(id(1), 1);
+    assert_eq!(cluster.assign(1), [0]);
+    cluster.observe(1, 1, 1, 1);
+    assert_eq!(cluster.assign(1), [1]);
+}
+
+#[test]
+fn a_worker_that_is_alive_and_takes_nothing_is_relieved_all_the_same() {
+    let mut cluster = Cluster::serving(settings(2));
+    assert_eq!(cluster.assign(1), [1]);
+    for turn in 1..=10 {
+        cluster.now = cluster.now + Duration::from_micros(100);
+        cluster.primary.observe(id(1), Counters { turn, awake: true, ..Counters::default() }, cluster.now);
+    }
+    assert_eq!(cluster.primary.withdrawable(cluster.now).collect::<Vec<_>>(), [id(1)]);
+}
+
+#[test]
+fn a_worker_that_hung_although_it_was_alive_is_back_when_it_takes_something() {
+    let mut cluster = Cluster::serving(Settings { hung: Some(Duration::from_secs(5)), ..settings(1) });
+    cluster.assign(1);
+    let live = |cluster: &mut Cluster, turn, taken| {
+        cluster.primary.observe(id(1), Counters { turn, taken, ..Counters::default() }, cluster.now);
+        cluster.collect();
+    };
+    for turn in 1..=9_000 {
+        cluster.passes(1);
+        live(&mut cluster, turn, 0);
+    }
+    assert_eq!(cluster.lines, ["- hung 1", "withdraw 1"]); // and not killed: it is not silent
+    cluster.forget();
+    live(&mut cluster, 9_001, 1);
+    assert_eq!(cluster.lines, ["- recovered 1"]);
+}
+
+#[test]
+fn a_worker_that_is_back_has_its_time_for_what_it_still_holds() {
+    let mut cluster = Cluster::serving(settings(1));
+    cluster.assign(1);
+    cluster.passes(60_000);
+    cluster.primary.observe(id(1), Counters { turn: 1, ..Counters::default() }, cluster.now);
+    cluster.collect();
+    cluster.passes(999);
+    assert_eq!(cluster.news(), ["- hung 1", "- recovered 1"]);
+    cluster.passes(1);
+    assert_eq!(cluster.news(), ["- hung 1"]);
 }
