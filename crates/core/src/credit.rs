@@ -53,7 +53,7 @@ pub(crate) fn credit(per_second: u64, workers: usize, settings: &CreditSettings)
     let micros = u64::try_from(settings.horizon.as_micros()).unwrap_or(u64::MAX);
     let arriving = per_second.saturating_mul(micros) / 1_000_000;
     let share = arriving / (workers.max(1) as u64);
-    share.min(u64::from(settings.max)).max(u64::from(settings.min))
+    share.min(u64::from(settings.max)).max(u64::from(settings.min)).max(1)
 }
 
 /// How long to gather connections before accepting them, if it pays at this rate.

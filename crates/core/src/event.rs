@@ -137,7 +137,8 @@ pub enum Effect {
         signal: i32,
     },
     /// Read back everything the worker has not taken, report it by
-    /// [`Primary::returned`](crate::Primary::returned), and assign it again.
+    /// [`Primary::returned`](crate::Primary::returned), and assign it again by
+    /// [`Primary::assign_except`](crate::Primary::assign_except): it has been counted as an arrival before.
     Withdraw {
         /// Which worker.
         worker: WorkerId,

@@ -13,7 +13,8 @@
 //! * Pass a worker's counters to [`Primary::observe`] before asking who gets a connection and before a deadline is
 //!   handled.
 //! * [`Primary::assign`] counts the connection as handed over; one that did not get there is given back by
-//!   [`Primary::returned`].
+//!   [`Primary::returned`]. While something is untaken, look now and then for workers that are
+//!   [stuck with it](Primary::withdrawable) and read it back.
 //! * Pass [`Event::Exited`] on when the worker's channel and counters have been read to the end.
 //! * Stop when [`Primary::is_finished`].
 //!

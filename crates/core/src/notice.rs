@@ -72,7 +72,8 @@ pub enum Notice {
         /// Why, for people.
         reason: String,
     },
-    /// It left a connection untaken for too long and gets none until it moves again.
+    /// It left a connection untaken for too long, and gets none until it moves again; or it was silent for longer than
+    /// the time-out allows, and is about to be killed.
     Hung {
         /// Which worker.
         worker: WorkerId,

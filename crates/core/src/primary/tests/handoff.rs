@@ -211,6 +211,18 @@ fn hurry_after_ready(cluster: &mut Cluster) {
 }
 
 #[test]
+fn a_listener_is_served_by_whoever_is_ready_however_busy() {
+    let mut cluster = Cluster::serving(settings(1));
+    cluster.assign(1);
+    assert!(cluster.primary.is_served(HTTP) && !cluster.primary.anyone_free(HTTP, cluster.now));
+    assert!(!cluster.primary.is_served(ListenerKey::new(1)));
+    cluster.happens(Event::Disconnect { worker: id(1) });
+    assert!(!cluster.primary.is_served(HTTP));
+    assert!(cluster.primary.is_leaving(id(1)) && !cluster.primary.is_leaving(id(2)));
+    assert!(cluster.primary.is_leaving(id(9)));
+}
+
+#[test]
 fn under_shared_the_primary_assigns_nothing() {
     let mut cluster = Cluster::serving(Settings { policy: crate::Policy::Shared, ..settings(1) });
     assert!(!cluster.primary.anyone_free(HTTP, cluster.now));
