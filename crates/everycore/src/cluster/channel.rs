@@ -15,9 +15,14 @@ use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker, VERSION, Wanted
 const TURN: usize = 256;
 
 impl Driver {
-    /// Reads a worker's messages, and writes what there is room for.
+    /// Reads a worker's messages, and writes what there is room for: what it said may have let more go.
     pub(super) fn read_channel(&mut self, worker: WorkerId) {
         self.flush_channel(worker);
+        self.read_messages(worker);
+        self.flush_channel(worker);
+    }
+
+    fn read_messages(&mut self, worker: WorkerId) {
         for _ in 0..TURN {
             let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else {
                 return;
