@@ -18,6 +18,7 @@ use value::{Bind, GiveUp, Ready, Variable, Workers};
 #[command(after_help = "\
 Examples:
   everycore demo
+  everycore run -- node server.js
   everycore run -b :8000 -w 4 -- uvicorn app:app --fd {fd}
   everycore run --help")]
 pub(crate) struct Args {
@@ -52,6 +53,7 @@ Placeholders in CMD: {index} {id} {port} {fd} {generation}; {{fd}} stands for a 
 
 Examples:
   everycore run -- ./server
+  everycore run -- node server.js
   everycore run -b :8000 -w 4 -- uvicorn app:app --fd {fd}
   everycore run -b http=:8000 -b admin=127.0.0.1:9000 --ready notify -- ./server
 
@@ -74,7 +76,7 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) policy: Option<Policy>,
 
-    /// How the program gets its connections: auto, library or socket [default: auto]
+    /// How the program gets its connections: auto, library, socket or node [default: auto]
     #[arg(long, value_enum, default_value_t, hide_default_value = true, hide_possible_values = true)]
     pub(crate) kind: Kind,
 
@@ -168,6 +170,8 @@ pub(crate) enum Kind {
     Library,
     /// It takes an inherited socket: {fd} or LISTEN_FDS
     Socket,
+    /// It is Node's cluster: node, bun, deno
+    Node,
 }
 
 /// When a worker that ended is replaced.

@@ -129,7 +129,9 @@ impl RunSettings {
     pub(crate) fn new(run: args::Run, around: &Surroundings) -> Result<Self, Failure> {
         let program = Program::new(&run.command)?;
         let takes_fd = program.uses(Placeholder::Fd);
-        let service = Wishes { kind: run.kind, policy: run.policy, ready: run.ready, takes_fd }.service()?;
+        let is_node = program.is_node();
+        let service =
+            Wishes { kind: run.kind, policy: run.policy, ready: run.ready, takes_fd, is_node }.service()?;
         let port = around.port()?;
         let mut binds = named(&run.bind)?;
         if binds.is_empty() && service.needs_bind {

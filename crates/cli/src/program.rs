@@ -1,8 +1,8 @@
 //! What kind of program CMD is, and what it is given: sockets, policy, readiness, words and variables.
 //!
-//! Decided by what the program is asked to do, not by its name: unless `--kind` says otherwise a worker gets both
-//! the library's channel and the inherited sockets, and uses one of them. `template` has the placeholders,
-//! `lookup` finds the file.
+//! Unless `--kind` says otherwise, the Node family is known by its name; any other program gets both the library's
+//! channel and the inherited sockets, and what it does with them decides. `template` has the placeholders, `lookup`
+//! finds the file.
 
 pub(crate) mod lookup;
 pub(crate) mod template;
@@ -10,12 +10,15 @@ pub(crate) mod template;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use everycore::{Policy, Readiness};
+use everycore::{Dialect, Policy, Readiness, Serialization};
 
 use crate::args::Kind;
 use crate::args::value::Ready;
 use crate::exit::Failure;
 use template::{Placeholder, Template, Values};
+
+/// Programs whose `cluster` module finds its primary in us.
+const NODE_FAMILY: [&str; 4] = ["node", "nodejs", "bun", "deno"];
 
 /// CMD, ready to be filled in for each worker.
 #[derive(Clone, Debug)]
@@ -43,6 +46,12 @@ impl Program {
         self.words[0].plain()
     }
 
+    /// Whether its name is one of the Node family's.
+    pub(crate) fn is_node(&self) -> bool {
+        let file = self.fixed_file().unwrap_or_default();
+        Path::new(&file).file_name().is_some_and(|name| NODE_FAMILY.iter().any(|node| name == *node))
+    }
+
     /// File and arguments for one worker.
     pub(crate) fn fill(&self, values: &Values) -> (OsString, Vec<OsString>) {
         let mut words = self.words.iter().map(|word| word.fill(values));
@@ -59,6 +68,8 @@ pub(crate) struct Wishes {
     pub(crate) ready: Option<Ready>,
     /// CMD contains `{fd}`.
     pub(crate) takes_fd: bool,
+    /// CMD is one of the Node family.
+    pub(crate) is_node: bool,
 }
 
 /// How the program is served.
@@ -68,6 +79,7 @@ pub(crate) struct Service {
     pub(crate) inherit: bool,
     /// Nothing is served unless a socket is bound.
     pub(crate) needs_bind: bool,
+    pub(crate) dialect: Dialect,
     /// Decided here; else environment and default decide.
     pub(crate) policy: Option<Policy>,
     pub(crate) readiness: Readiness,
@@ -83,10 +95,20 @@ impl Service {
 impl Wishes {
     /// Fits the wishes together, or says which two do not.
     pub(crate) fn service(self) -> Result<Service, Failure> {
-        if self.kind == Kind::Library && self.takes_fd {
-            return Err(Failure::usage(
-                "CMD asks for {fd}, but --kind library gives it no socket to inherit; leave --kind out, or write {{fd}} for a plain {fd}",
-            ));
+        if let (Kind::Library | Kind::Node, true) = (self.kind, self.takes_fd) {
+            let kind = if self.kind == Kind::Node { "node" } else { "library" };
+            return Err(Failure::usage(format!(
+                "CMD asks for {{fd}}, but --kind {kind} gives it no socket to inherit; leave --kind out, or write {{{{fd}}}} for a plain {{fd}}"
+            )));
+        }
+        if self.kind == Kind::Node || self.kind == Kind::Auto && self.is_node && !self.takes_fd {
+            return Ok(Service {
+                inherit: false,
+                needs_bind: false,
+                dialect: Dialect::Node(Serialization::Json),
+                policy: self.policy,
+                readiness: Wishes { kind: Kind::Node, ..self }.readiness(false)?,
+            });
         }
         let inherits_for_sure = self.takes_fd || self.kind == Kind::Socket;
         let hand_off = self.policy.filter(|policy| *policy != Policy::Shared);
@@ -100,6 +122,7 @@ impl Wishes {
             // Who types a policy that hands connections over means a program that can take them.
             inherit: inherits_for_sure || self.kind == Kind::Auto && hand_off.is_none(),
             needs_bind: inherits_for_sure,
+            dialect: Dialect::Everycore,
             policy: if inherits_for_sure { Some(Policy::Shared) } else { self.policy },
             readiness,
         })
@@ -113,7 +136,7 @@ impl Wishes {
         };
         match self.ready {
             None | Some(Ready::Listen) => Ok(match self.kind {
-                Kind::Library => Readiness::Listening,
+                Kind::Library | Kind::Node => Readiness::Listening,
                 Kind::Auto | Kind::Socket => Readiness::Socket,
             }),
             Some(Ready::Notify) => Ok(Readiness::Notify),
@@ -143,13 +166,19 @@ mod tests {
 
     use super::*;
 
-    const WISHES: Wishes = Wishes { kind: Kind::Auto, policy: None, ready: None, takes_fd: false };
+    const WISHES: Wishes =
+        Wishes { kind: Kind::Auto, policy: None, ready: None, takes_fd: false, is_node: false };
 
     #[test]
     fn unless_told_otherwise_a_program_is_offered_both_ways() {
         let service = WISHES.service().unwrap();
-        let expected =
-            Service { inherit: true, needs_bind: false, policy: None, readiness: Readiness::Socket };
+        let expected = Service {
+            inherit: true,
+            needs_bind: false,
+            dialect: Dialect::Everycore,
+            policy: None,
+            readiness: Readiness::Socket,
+        };
         assert_eq!(service, expected);
     }
 
@@ -175,6 +204,21 @@ mod tests {
         assert!(Wishes { takes_fd: true, ..library }.service().is_err());
         let service = Wishes { policy: Some(Policy::Least), ..WISHES }.service().unwrap();
         assert!(!service.inherit, "a hand-off policy was asked for");
+    }
+
+    #[test]
+    fn the_node_family_is_known_by_its_name() {
+        let program = |word: &str| Program::new(&[word.into(), "server.js".into()]).unwrap();
+        assert!(program("node").is_node() && program("/usr/bin/bun").is_node());
+        assert!(!program("node-exporter").is_node() && !program("python3").is_node());
+        let node = Wishes { is_node: true, ..WISHES };
+        let service = node.service().unwrap();
+        assert_eq!(service.dialect, Dialect::Node(Serialization::Json));
+        assert_eq!((service.inherit, service.readiness), (false, Readiness::Listening));
+        assert_eq!(Wishes { kind: Kind::Node, ..WISHES }.service().unwrap(), service);
+        assert_eq!(Wishes { takes_fd: true, ..node }.service().unwrap().dialect, Dialect::Everycore);
+        assert_eq!(Wishes { kind: Kind::Library, ..node }.service().unwrap().dialect, Dialect::Everycore);
+        assert!(Wishes { kind: Kind::Node, takes_fd: true, ..WISHES }.service().is_err());
     }
 
     #[test]

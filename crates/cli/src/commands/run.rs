@@ -71,6 +71,7 @@ fn cluster(settings: &RunSettings) -> Result<Cluster, Failure> {
         .policy(settings.policy)
         .readiness(settings.service.readiness)
         .inherit_listeners(settings.service.inherit)
+        .dialect(settings.service.dialect)
         .restart(settings.restart.clone());
     for (name, address) in &settings.binds {
         cluster = cluster.bind(name, address.clone())?;

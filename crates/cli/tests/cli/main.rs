@@ -6,6 +6,7 @@
 
 mod demo;
 mod harness;
+mod node;
 mod reload;
 mod run;
 mod sockets;

@@ -1,0 +1,69 @@
+//! Unmodified Node programs: `cluster` finds its primary in us.
+
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::harness::{Directory, Load, Running, everyone, get, pid_in, send};
+
+const SERVER: &str = r#"
+require("http")
+    .createServer((request, response) => response.end(`worker ${process.env.NODE_APP_INSTANCE} (pid ${process.pid})\n`))
+    .listen(0, "127.0.0.1");
+"#;
+
+/// A directory with the program: what `node -e` runs is no cluster worker.
+fn server(test: &str) -> (Directory, String) {
+    let directory = Directory::new(test);
+    let path = directory.path("server.js");
+    std::fs::write(&path, SERVER).unwrap();
+    (directory, path)
+}
+
+/// Whether there is a Node to test with; where there has to be one, its absence fails.
+fn node() -> bool {
+    let found =
+        Command::new("node").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
+    assert!(found || std::env::var_os("EVERYCORE_REQUIRE_PEERS").is_none(), "node is not installed");
+    if !found {
+        eprintln!("skipped: node is not installed");
+    }
+    found
+}
+
+#[test]
+fn a_node_server_runs_on_every_core() {
+    if !node() {
+        return;
+    }
+    let (_directory, server) = server("node-server");
+    for policy in ["rr", "least", "shared"] {
+        let mut run = Running::start(&["run", "-w", "2", "--policy", policy, "--", "node", &server]);
+        let address = run.address();
+        let ready = run.ready(2);
+        assert_eq!(everyone(address, 2), ready.iter().copied().collect(), "{policy}");
+        send(ready[0], Signal::KILL);
+        run.line("killed by SIGKILL");
+        assert_eq!(get(address, "/").unwrap().status, 200, "the other one answers");
+        run.line("is ready in place of");
+        let text = run.stop();
+        assert!(text.contains("has left (stop)"), "{text}");
+    }
+}
+
+#[test]
+fn a_reload_rolls_through_node_workers() {
+    if !node() {
+        return;
+    }
+    let (_directory, server) = server("node-reload");
+    let mut run = Running::start(&["run", "-w", "2", "--", "node", &server]);
+    let address = run.address();
+    let old = run.ready(2);
+    let load = Load::start(address);
+    run.signal(Signal::HUP);
+    run.line("reload done");
+    assert!(load.stop() > 0);
+    assert!(!old.contains(&pid_in(&get(address, "/").unwrap().body)));
+    run.stop();
+}
