@@ -1,7 +1,8 @@
 //! The primary: takes events, settles the cluster, gives effects.
 //!
 //! This file has the surface the shell uses and the fan-out of events. `primary/orders.rs` has what somebody asked
-//! for, `primary/settle.rs` what follows from the state of things (restarts, reloads), and `primary/handoff.rs` the
+//! for, `primary/ends.rs` what an ended worker means for its slot, `primary/settle.rs` what follows from the state of
+//! things (filling slots, the next step of a reload), and `primary/handoff.rs` the
 //! hot path.
 
 mod ends;

@@ -1,6 +1,6 @@
 //! When a slot that lost its worker is filled again: at once, after a delay, or never.
 //!
-//! A [`History`] knows the failures of one slot; `primary/settle.rs` asks it.
+//! A [`History`] knows the failures of one slot; `primary/ends.rs` asks it.
 
 use std::collections::VecDeque;
 use std::time::Duration;

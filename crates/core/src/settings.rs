@@ -1,7 +1,7 @@
 //! What the user asked for. Every number a decision depends on is here, with its default.
 //!
 //! The shell fills [`Settings`] from arguments, file and environment and calls [`Settings::validated`];
-//! `policy.rs` has the names of the policies.
+//! `schedule.rs` has the names of the policies.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! One worker process from fork to exit: its state, and the rungs of the ladder that ends it.
 //!
-//! Transitions push the effects they call for and touch nothing but the worker. Whether the slot is filled
-//! again is not decided here but in `primary/settle.rs`.
+//! Transitions push the effects they call for and touch nothing but the worker. Whether its slot is filled
+//! again is decided in `primary/ends.rs`.
 
 use crate::event::Effect;
 use crate::id::{Generation, ListenerKey, Slot, WorkerId};
