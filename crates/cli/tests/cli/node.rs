@@ -21,6 +21,7 @@ fn server(test: &str) -> (Directory, String) {
 }
 
 /// Whether there is a Node to test with; where there has to be one, its absence fails.
+#[expect(clippy::print_stderr, reason = "who reads the test's output should know what was not tested")]
 fn node() -> bool {
     let found =
         Command::new("node").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
