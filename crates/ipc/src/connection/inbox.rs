@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use everycore_sys::scm_rights;
 
 use crate::limits::Limits;
@@ -17,8 +17,12 @@ use crate::wire::{self, Codec, Cut, Span, WireError};
 /// Bytes asked of the kernel at a time; more while a large frame is on its way. Room for a 64 KiB message in one read.
 const READ: usize = 80 * 1024;
 
-/// Payloads shorter than this are copied, so that a program that keeps one does not keep the whole buffer.
+/// Payloads shorter than this are copied, and share a copy with their neighbours: a program that keeps one keeps no more
+/// than this, and messages that come by the thousand cost no allocation each.
 const COPY: usize = 4 * 1024;
+
+/// Buffers larger than this are not kept to be used again.
+const KEEP: usize = (1 << 20) + READ;
 
 /// Descriptors of one `sendmsg`, and where they were in the stream.
 #[derive(Debug)]
@@ -50,15 +54,22 @@ pub(crate) struct Claimed {
 
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    buffer: Vec<u8>,
+    /// Bytes received, between `start` and `end`. All of it is initialized, so that reading into it needs no care.
+    buffer: BytesMut,
     /// Where the first frame that was not handed out begins.
     start: usize,
+    end: usize,
     /// How much of that frame was searched for its end.
     scanned: usize,
     /// The whole length of that frame, when it is known.
     total: Option<usize>,
     /// The position of `start` in the stream.
     position: u64,
+    /// A copy of the bytes from `copied_at` on, which small payloads are cut from.
+    copy: Bytes,
+    copied_at: u64,
+    /// Buffers that became messages, to be used again when those are gone.
+    used: [Bytes; 2],
     batches: VecDeque<Batch>,
     /// The last read emptied the socket, so another one now would be in vain.
     emptied: bool,
@@ -69,7 +80,7 @@ pub(crate) struct Inbox {
 impl Inbox {
     /// Finds the next complete frame.
     pub(crate) fn next(&mut self, codec: Codec, limits: &Limits) -> Result<Option<Span>, WireError> {
-        let bytes = &self.buffer[self.start..];
+        let bytes = &self.buffer[self.start..self.end];
         if self.total.is_some_and(|total| bytes.len() < total) || bytes.len() == self.scanned {
             return Ok(None);
         }
@@ -85,26 +96,74 @@ impl Inbox {
 
     /// The bytes from the front of the next frame on.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..]
+        &self.buffer[self.start..self.end]
     }
 
     /// Takes the frame at the front out and returns its payload.
     pub(crate) fn take(&mut self, span: &Span) -> Bytes {
         let length = span.payload.len();
-        let behind = self.buffer.len() - self.start - span.total;
-        if length < COPY || length < behind {
-            let payload = Bytes::copy_from_slice(&self.bytes()[span.payload.clone()]);
-            self.skip(span.total);
-            return payload;
+        let behind = self.leftover() - span.total;
+        let payload = if length < COPY {
+            self.share_copy(span)
+        } else if length < behind {
+            Bytes::copy_from_slice(&self.bytes()[span.payload.clone()])
+        } else {
+            // Cheaper to copy what is behind the frame than the frame itself: the buffer becomes the message.
+            return self.give_away(span);
+        };
+        self.skip(span.total);
+        payload
+    }
+
+    /// Cuts a small payload from a copy of what is in the buffer.
+    fn share_copy(&mut self, span: &Span) -> Bytes {
+        let at = self.position + span.payload.start as u64;
+        let length = span.payload.len();
+        let inside =
+            at.checked_sub(self.copied_at).filter(|offset| offset + length as u64 <= self.copy.len() as u64);
+        let offset = inside.unwrap_or_else(|| {
+            let bytes = &self.buffer[self.start + span.payload.start..self.end];
+            self.copy = Bytes::copy_from_slice(&bytes[..bytes.len().min(COPY)]);
+            self.copied_at = at;
+            0
+        }) as usize;
+        if offset + length == self.copy.len() {
+            // The last one: nobody needs the copy after it.
+            return std::mem::take(&mut self.copy).split_off(offset);
         }
-        // Cheaper to copy what is behind the frame than the frame itself: it becomes the message.
-        let rest = self.buffer[self.start + span.total..].to_vec();
-        let whole = Bytes::from(std::mem::replace(&mut self.buffer, rest));
-        let payload = whole.slice(self.start + span.payload.start..self.start + span.payload.end);
-        self.start = 0;
+        self.copy.slice(offset..offset + length)
+    }
+
+    fn give_away(&mut self, span: &Span) -> Bytes {
+        let frame = self.start..self.start + span.total;
+        let rest = frame.end..self.end;
+        let mut next = BytesMut::new();
+        if !rest.is_empty() {
+            next = self.fresh_buffer(READ.max(rest.len()));
+            next[..rest.len()].copy_from_slice(&self.buffer[rest.clone()]);
+        }
+        let whole = std::mem::replace(&mut self.buffer, next).freeze();
+        if whole.len() <= KEEP {
+            self.used.swap(0, 1);
+            self.used[0] = whole.clone();
+        }
+        (self.start, self.end) = (0, rest.len());
         self.position += span.total as u64;
         self.forget_scan();
-        payload
+        whole.slice(frame.start + span.payload.start..frame.start + span.payload.end)
+    }
+
+    /// A buffer of at least this size: one whose message is gone, or a new one.
+    fn fresh_buffer(&mut self, size: usize) -> BytesMut {
+        for used in &mut self.used {
+            if used.len() >= size && used.is_unique() {
+                match std::mem::take(used).try_into_mut() {
+                    Ok(buffer) => return buffer,
+                    Err(still_used) => *used = still_used,
+                }
+            }
+        }
+        BytesMut::zeroed(size)
     }
 
     /// Drops the frame at the front.
@@ -176,7 +235,7 @@ impl Inbox {
 
     /// Bytes of an incomplete frame.
     pub(crate) fn leftover(&self) -> usize {
-        self.buffer.len() - self.start
+        self.end - self.start
     }
 
     /// Reads once.
@@ -188,11 +247,8 @@ impl Inbox {
             return Ok(Fill::Empty);
         }
         let room = self.make_room();
-        let old = self.buffer.len();
         let mut fds = Vec::new();
-        self.buffer.resize(old + room, 0);
-        let received = scm_rights::receive(socket, &mut self.buffer[old..], &mut fds);
-        self.buffer.truncate(old + received.as_ref().map_or(0, |received| received.bytes));
+        let received = scm_rights::receive(socket, &mut self.buffer[self.end..self.end + room], &mut fds);
         let received = match received {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Fill::Empty),
@@ -207,6 +263,7 @@ impl Inbox {
             self.ended = true;
             return Ok(Fill::End);
         }
+        self.end += received.bytes;
         if fds.is_empty() && !received.truncated {
             self.emptied = received.bytes < room;
         } else {
@@ -226,26 +283,44 @@ impl Inbox {
         }
     }
 
-    /// Makes room in the buffer and says how much to read: to the end of the frame when that is far, so that a large
-    /// payload ends where the buffer ends and need not be copied.
+    /// Makes room behind what is in the buffer and says how much to read: to the end of the frame when that is far, so
+    /// that a large payload ends where the buffer ends and need not be copied; else what there is.
     fn make_room(&mut self) -> usize {
-        let held = self.buffer.len() - self.start;
-        if held == 0 {
-            self.buffer.clear();
-            self.start = 0;
-        }
+        let held = self.leftover();
+        let room = self.buffer.len() - self.end;
         let missing = self.total.map_or(0, |total| total - held);
-        if missing > READ || held >= READ {
-            // A frame larger than a read. Under line codecs its length is unknown, and the buffer doubles.
-            let room = if missing > 0 { missing } else { held };
-            self.buffer.reserve_exact(room);
-            return room;
+        if held == 0 {
+            (self.start, self.end) = (0, 0);
+            if !(READ..=KEEP).contains(&self.buffer.len()) {
+                self.buffer = self.fresh_buffer(READ);
+            }
+        } else if missing > 0 && held + missing > READ {
+            self.resize(held + missing);
+            return missing;
+        } else if held >= READ {
+            // A large frame of a codec of lines, whose length is not known.
+            if room < held / 2 {
+                self.resize(held * 2);
+            }
+        } else if room < missing.max(READ / 2) {
+            self.resize(READ);
         }
-        if self.buffer.capacity() - self.buffer.len() < READ / 2 {
-            self.buffer.drain(..self.start);
-            self.start = 0;
-            self.buffer.reserve_exact(READ.max(missing));
+        self.buffer.len() - self.end
+    }
+
+    /// Makes sure that the buffer has this much from the start of the frame on.
+    fn resize(&mut self, size: usize) {
+        if self.start + size <= self.buffer.len() {
+            return;
         }
-        self.buffer.capacity() - self.buffer.len()
+        let held = self.leftover();
+        if size <= self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+        } else {
+            let mut next = self.fresh_buffer(size);
+            next[..held].copy_from_slice(&self.buffer[self.start..self.end]);
+            self.buffer = next;
+        }
+        (self.start, self.end) = (0, held);
     }
 }
