@@ -1,0 +1,19 @@
+//! axum on tokio's work-stealing runtime: one process, as many threads as we have workers.
+
+#![forbid(unsafe_code)]
+
+use axum::{Router, routing::get};
+
+fn main() -> std::io::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let address = args.next().expect("an address");
+    let threads = args.next().expect("a number of threads").parse().expect("a number");
+    let body = format!("{}\n", std::process::id());
+    let app = Router::new().route("/", get(async move || body));
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?.block_on(
+        async {
+            let listener = tokio::net::TcpListener::bind(address).await?;
+            axum::serve(listener, app).await
+        },
+    )
+}

@@ -1,0 +1,170 @@
+//! The load generator: what to send ([`Plan`]), what came of it ([`Outcome`]), and [`run`] in between.
+//!
+//! One thread, one epoll set, no allocation per request. A *closed* load keeps a number of requests in flight; an
+//! *open* one starts them by the clock, whatever the server does, and counts latency from the moment a request was
+//! due, so that a stall is felt by every request it delays. Neighbours: `engine` is the loop, `connection` one
+//! connection's socket, `answer` reads HTTP, `failure` says what can go wrong.
+
+mod answer;
+mod connection;
+mod engine;
+mod failure;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+pub(crate) use failure::{Failed, Failure, Failures};
+
+/// What to send.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Where the server listens.
+    pub(crate) target: SocketAddrV4,
+    /// When a request starts.
+    pub(crate) pace: Pace,
+    /// What becomes of a connection after its first answer.
+    pub(crate) reuse: Reuse,
+    /// The share of requests that make a worker burn CPU, and for how many milliseconds.
+    pub(crate) burn: Option<Burn>,
+    /// Not measured, though failures count.
+    pub(crate) warm_up: Duration,
+    /// How long is measured.
+    pub(crate) length: Length,
+    /// When an answer, or the end of a connection, is given up.
+    pub(crate) timeout: Duration,
+    /// For the choice of requests that burn.
+    pub(crate) seed: u64,
+}
+
+/// When a request starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Pace {
+    /// As soon as another one has ended: this many are in flight.
+    Closed(usize),
+    /// By the clock: so many per second, evenly spaced.
+    Open(f64),
+}
+
+/// What becomes of a connection after its first answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// `Connection: close` is asked for, and the end of the connection awaited.
+    Short,
+    /// The next request follows at once.
+    KeepAlive,
+    /// As `KeepAlive`, looking for the end of the connection before each request: one more system call, and a
+    /// request that is lost then was sent before its sender could know better.
+    Careful,
+}
+
+/// Requests that make their worker burn CPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Burn {
+    /// How many of all requests, 0 to 1.
+    pub(crate) share: f64,
+    /// For how long each burns.
+    pub(crate) millis: u32,
+}
+
+/// How long is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// By the clock.
+    Time(Duration),
+    /// Until this many requests have ended.
+    Requests(u64),
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    /// Requests answered in the measured time.
+    pub(crate) answered: u64,
+    /// The measured time.
+    pub(crate) window: Duration,
+    /// Of requests that burn nothing, answered in the measured time.
+    pub(crate) fast: Latencies,
+    /// Of requests that burn.
+    pub(crate) burned: Latencies,
+    /// From the first connection to the last, warm-up included.
+    pub(crate) failures: Failures,
+    /// Answers in the measured time by the worker that gave them: its process id, out of the body.
+    pub(crate) workers: BTreeMap<u32, u64>,
+    /// Kept connections that the server ended where it may: announced, or while nothing was asked.
+    pub(crate) ended_well: u64,
+}
+
+impl Outcome {
+    /// Answers per second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.answered as f64 / self.window.as_secs_f64().max(1e-9)
+    }
+
+    /// The share of the worker that answered most, 0 to 1.
+    pub(crate) fn busiest(&self) -> f64 {
+        let most = self.workers.values().max().copied().unwrap_or(0);
+        most as f64 / self.workers.values().sum::<u64>().max(1) as f64
+    }
+}
+
+/// Times from due to answered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Latencies(Vec<u64>);
+
+impl Latencies {
+    fn push(&mut self, latency: Duration) {
+        self.0.push(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The latency that this percentage of requests did not exceed, in milliseconds; 0 when there are none.
+    pub(crate) fn percentile(&mut self, percent: f64) -> f64 {
+        if self.0.is_empty() {
+            return 0.0;
+        }
+        let rank = (percent / 100.0 * self.0.len() as f64).ceil() as usize;
+        let index = rank.clamp(1, self.0.len()) - 1;
+        let (_, nanos, _) = self.0.select_nth_unstable(index);
+        *nanos as f64 / 1e6
+    }
+}
+
+/// A bound of the measured time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Warm-up is over.
+    Begin,
+    /// Measuring is over.
+    End,
+}
+
+/// Sends what the plan says and calls `mark` at both bounds of the measured time. `stop` ends it early.
+///
+/// # Errors
+/// The generator itself is out of something. What goes wrong with the server is in the outcome.
+pub(crate) fn run(plan: &Plan, stop: &AtomicBool, mark: &mut dyn FnMut(Mark)) -> std::io::Result<Outcome> {
+    engine::Engine::new(plan)?.run(stop, mark)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_real_samples() {
+        let mut latencies = Latencies::default();
+        assert_eq!(latencies.percentile(50.0), 0.0);
+        for millis in (1..=100).rev() {
+            latencies.push(Duration::from_millis(millis));
+        }
+        assert_eq!(latencies.percentile(50.0), 50.0);
+        assert_eq!(latencies.percentile(99.0), 99.0);
+        assert_eq!(latencies.percentile(100.0), 100.0);
+    }
+}

@@ -1,0 +1,208 @@
+//! One measurement of one server, and the rules by which measurements are repeated, dropped and summed up.
+//!
+//! The rules are fixed here and printed with every table, so that nobody can choose after having seen the figures.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crate::load::{self, Mark, Outcome, Plan};
+use crate::measure::cpu;
+use crate::measure::machine::Accounts;
+use crate::random::Random;
+use crate::servers::{Running, Server};
+
+/// A measurement with more than this share of the machine taken by others is repeated.
+const DISTURBED: f64 = 0.04;
+
+/// How often it is repeated at most.
+const REPEATS: usize = 2;
+
+/// How many rounds are kept at least, when there are as many.
+const KEPT: usize = 3;
+
+/// One measurement.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    /// What the generator saw.
+    pub(crate) outcome: Outcome,
+    /// CPU time of the server's processes in the measured time.
+    pub(crate) cpu: Duration,
+    /// CPU time of the generator in the measured time.
+    pub(crate) generator: Duration,
+    /// The share of the machine that was taken by others, or stolen.
+    pub(crate) foreign: f64,
+}
+
+impl Sample {
+    /// CPU microseconds per answer.
+    pub(crate) fn cpu_per_request(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.outcome.answered.max(1) as f64
+    }
+}
+
+/// Loads a server and looks at the accounts at both bounds of the measured time.
+///
+/// # Errors
+/// The generator fails.
+pub(crate) fn take(running: &Running, plan: &Plan) -> io::Result<Sample> {
+    let processes = running.processes();
+    let look = || (Instant::now(), Accounts::now(), cpu::used(&processes), cpu::own());
+    let mut looks = Vec::with_capacity(2);
+    let outcome = load::run(plan, &AtomicBool::new(false), &mut |_: Mark| looks.push(look()))?;
+    let [(began, before, cpu_before, own_before), (ended, after, cpu_after, own_after)] = looks.as_slice()
+    else {
+        return Err(io::Error::other("the measured time has two bounds"));
+    };
+    let cpu = cpu_after.saturating_sub(*cpu_before);
+    let generator = own_after.saturating_sub(*own_before);
+    let foreign = after.foreign_share(before, cpu + generator, ended.duration_since(*began));
+    Ok(Sample { outcome, cpu, generator, foreign })
+}
+
+/// Takes a sample again while others disturb it; the least disturbed stands.
+///
+/// # Errors
+/// As [`take`].
+pub(crate) fn take_undisturbed(running: &Running, plan: &Plan) -> io::Result<Sample> {
+    let mut best = take(running, plan)?;
+    for _ in 0..REPEATS {
+        if best.foreign <= DISTURBED {
+            break;
+        }
+        let again = take(running, plan)?;
+        if again.foreign < best.foreign {
+            best = again;
+        }
+    }
+    Ok(best)
+}
+
+/// One measurement of every server, in random order.
+pub(crate) type Round<K, T> = BTreeMap<K, T>;
+
+/// Measures every server once per round, each round in an order of its own.
+///
+/// # Errors
+/// As `measure`.
+pub(crate) fn rounds<'r, T>(
+    servers: &'r [Running],
+    count: usize,
+    random: &mut Random,
+    mut measure: impl FnMut(&'r Running) -> io::Result<T>,
+) -> io::Result<Vec<Round<Server, T>>> {
+    let mut order: Vec<&Running> = servers.iter().collect();
+    (0..count)
+        .map(|round| {
+            random.shuffle(&mut order);
+            crate::say!(
+                "round {} of {count}: {}",
+                round + 1,
+                order.iter().map(|r| r.server.name()).collect::<Vec<_>>().join(" ")
+            );
+            order.iter().map(|running| Ok((running.server, measure(running)?))).collect()
+        })
+        .collect()
+}
+
+/// The half of the rounds in which others took least of the machine, at least three.
+pub(crate) fn keep_calm<K: Ord>(mut rounds: Vec<Round<K, Sample>>) -> Vec<Round<K, Sample>> {
+    let foreign = |round: &Round<K, Sample>| round.values().map(|sample| sample.foreign).sum::<f64>();
+    rounds.sort_by(|one, other| foreign(one).total_cmp(&foreign(other)));
+    rounds.truncate(rounds.len().div_ceil(2).max(KEPT));
+    rounds
+}
+
+/// What the rules are, for the reader.
+pub(crate) fn rules(rounds: usize) -> String {
+    format!(
+        "Rules, fixed beforehand: {rounds} rounds, every server once per round, in random order; a measurement in which \
+         other processes and the hypervisor took more than {:.0} % of the machine is repeated, at most {REPEATS} times, and \
+         the least disturbed stands; the half of the rounds with the least foreign CPU is kept, at least {KEPT}. Figures \
+         are medians of the kept rounds with their smallest and largest value; a ratio is formed within each round first.",
+        DISTURBED * 100.0
+    )
+}
+
+/// Median, smallest and largest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Figure {
+    /// The median.
+    pub(crate) median: f64,
+    /// The smallest.
+    pub(crate) least: f64,
+    /// The largest.
+    pub(crate) most: f64,
+}
+
+impl Figure {
+    /// Of some values; `None` when there are none.
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+        values.sort_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median =
+            if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
+        Some(Self { median, least, most })
+    }
+}
+
+/// A figure of one server over the rounds.
+pub(crate) fn figure<K: Ord, T>(rounds: &[Round<K, T>], of: &K, value: impl Fn(&T) -> f64) -> Option<Figure> {
+    Figure::of(rounds.iter().filter_map(|round| Some(value(round.get(of)?))))
+}
+
+/// The ratio of a figure of two servers, formed within each round.
+pub(crate) fn ratio<K: Ord, T>(
+    rounds: &[Round<K, T>],
+    of: &K,
+    to: &K,
+    value: impl Fn(&T) -> f64,
+) -> Option<Figure> {
+    Figure::of(rounds.iter().filter_map(|round| Some(value(round.get(of)?) / value(round.get(to)?))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_medians_with_their_spread() {
+        assert_eq!(Figure::of([3.0, 1.0, 2.0]), Some(Figure { median: 2.0, least: 1.0, most: 3.0 }));
+        assert_eq!(Figure::of([1.0, 2.0]), Some(Figure { median: 1.5, least: 1.0, most: 2.0 }));
+        assert_eq!(Figure::of([f64::NAN]), None);
+    }
+
+    #[test]
+    fn ratios_are_formed_within_a_round() {
+        let rounds = [
+            BTreeMap::from([(1, 10.0), (2, 5.0)]),
+            BTreeMap::from([(1, 300.0), (2, 100.0)]),
+            BTreeMap::from([(1, 1.0)]),
+        ];
+        assert_eq!(
+            ratio(&rounds, &1, &2, |value| *value),
+            Some(Figure { median: 2.5, least: 2.0, most: 3.0 })
+        );
+        assert_eq!(ratio(&rounds, &1, &3, |value| *value), None);
+    }
+
+    #[test]
+    fn the_calmer_half_of_the_rounds_is_kept_and_at_least_three() {
+        let round = |foreign| {
+            let zero = Duration::ZERO;
+            BTreeMap::from([(1, Sample { outcome: Outcome::default(), cpu: zero, generator: zero, foreign })])
+        };
+        let kept = |foreign: &[f64]| {
+            keep_calm(foreign.iter().copied().map(round).collect())
+                .iter()
+                .map(|round| round[&1].foreign)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&[0.5, 0.1]), [0.1, 0.5]);
+        assert_eq!(kept(&[0.5, 0.1, 0.2, 0.4]), [0.1, 0.2, 0.4]);
+        assert_eq!(kept(&[0.8, 0.1, 0.7, 0.2, 0.6, 0.3, 0.5, 0.4]), [0.1, 0.2, 0.3, 0.4]);
+    }
+}

@@ -1,0 +1,60 @@
+//! A worker that serves with hyper: the HTTP server of the table.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+use everycore::{Listener, Stream, Worker};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+
+use crate::burn;
+use crate::once::spawn_if_it_waits;
+use crate::witness::Witness;
+
+pub(crate) async fn serve(
+    worker: Worker,
+    mut listener: Listener,
+    witness: Option<Witness>,
+) -> everycore::Result<()> {
+    let body = Bytes::from(format!("{}\n", worker.pid()));
+    while let Ok((stream, peer)) = listener.accept().await {
+        if let Some(witness) = &witness {
+            witness.took(&peer);
+        }
+        spawn_if_it_waits(answer_all(stream, body.clone(), worker.clone()));
+    }
+    Ok(())
+}
+
+/// Answers until the client is done, or, once the worker drains, until the answer that announces the end.
+async fn answer_all(stream: Stream, body: Bytes, worker: Worker) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        if let Some(length) = request.uri().path_and_query().and_then(|path| burn::asked_for(path.as_str())) {
+            burn::burn(length);
+        }
+        std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(body.clone()))))
+    });
+    let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+    let mut draining = pin!(worker.draining());
+    let mut told = false;
+    poll_fn(|cx| {
+        // The connection first: a short one is over without ever looking whether the worker drains.
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if told || draining.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        told = true;
+        connection.as_mut().graceful_shutdown();
+        connection.as_mut().poll(cx).map(drop)
+    })
+    .await;
+}
