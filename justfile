@@ -16,6 +16,10 @@ test *args:
 sim histories="1000000":
     EVERYCORE_SIM_HISTORIES={{histories}} cargo test --release -p everycore-core --test sim
 
+# side by side with Node, nginx and others: one table of ratios (--help says more)
+bench *args:
+    cargo run --release -p everycore-bench -- {{args}}
+
 # everything CI checks
 ci:
     .ci/run
