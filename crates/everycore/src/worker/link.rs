@@ -1,8 +1,10 @@
 //! The worker's end of the control channel: one reader that sorts, many who wait.
 //!
 //! Orders of the primary are carried out as they are read, answers go to whoever asked, messages of the program wait
-//! in the inbox. Nothing here waits: neighbours `driver` (which reads and writes when the channel can) and `wait`
-//! (which waits, with and without a runtime).
+//! in the inbox; `orders` has that half, here are what goes out and who is told. Nothing here waits: neighbours `driver`
+//! (which reads and writes when the channel can) and `messages` (which waits, with and without a runtime).
+
+mod orders;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -10,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use everycore_ipc::{Connection, Flush, Incoming, Message, Outgoing, Received, SendError};
+use everycore_ipc::{Connection, Flush, Message, Outgoing, SendError};
 use everycore_sys::eventfd::EventFd;
 use tokio::sync::{Notify, oneshot};
 
@@ -18,13 +20,10 @@ use super::drain::{Drain, Why};
 use super::driver::Driver;
 use super::inbox::{Inbox, Item, Room};
 use super::load::Load;
-use super::registration::{Grant, Registration};
-use super::trouble::{Trouble, Troubles};
+use super::registration::Grant;
+use super::trouble::Troubles;
 use crate::error::{Error, Result};
-use crate::protocol::{FromWorker, ListenFailure, ToWorker, Wanted};
-
-/// Messages read in one go; then others get their turn.
-const READ_AT_ONCE: usize = 128;
+use crate::protocol::{FromWorker, ListenFailure, Wanted};
 
 /// When to write again after the kernel refused more descriptors in flight.
 const THROTTLED: Duration = Duration::from_millis(1);
@@ -64,6 +63,8 @@ pub(crate) struct State {
     /// The turn of the loop in which a message was last written at once: later ones of that turn go together.
     wrote_in: Option<u64>,
     throttled: bool,
+    /// The last round of reading ended before the channel was seen empty.
+    broke_off: bool,
     over: bool,
 }
 
@@ -104,6 +105,7 @@ impl Link {
                 next: 0,
                 wrote_in: None,
                 throttled: false,
+                broke_off: false,
                 over: false,
             }),
             drain,
@@ -267,101 +269,6 @@ impl Link {
         }
     }
 
-    /// Reads and sorts what has come.
-    pub(crate) fn read(self: &Arc<Self>, now: Instant) -> Read {
-        // Listeners nobody waits for any more: dropping them takes the lock.
-        let mut unwanted = Vec::new();
-        let mut state = self.lock();
-        let dropped = state.inbox.dropped();
-        let mut read = Read::More;
-        for _ in 0..READ_AT_ONCE {
-            if state.over {
-                read = Read::Over;
-                break;
-            }
-            if matches!(state.inbox.room(now), Room::Full(_)) {
-                break;
-            }
-            match state.connection.receive() {
-                Ok(Received::Message(incoming)) => self.sort(&mut state, incoming, now, &mut unwanted),
-                Ok(Received::Blocked) => {
-                    read = Read::Empty;
-                    break;
-                }
-                // A primary that breaks the protocol is no primary: drain and leave, as if it had died.
-                Ok(Received::Closed) | Err(_) => self.end(&mut state),
-            }
-        }
-        let count = state.inbox.dropped();
-        drop(state);
-        drop(unwanted);
-        self.changed.notify_all();
-        if count > dropped {
-            self.troubles.tell(&Trouble::MessagesDropped { count });
-        }
-        read
-    }
-
-    fn sort(
-        self: &Arc<Self>,
-        state: &mut State,
-        incoming: Incoming,
-        now: Instant,
-        unwanted: &mut Vec<Registration>,
-    ) {
-        match incoming {
-            Incoming::User(message) => self.keep(state, Item { message, request: None }, now),
-            Incoming::Request { id, message } => self.keep(state, Item { message, request: Some(id) }, now),
-            Incoming::Reply { id, message } => {
-                if let Some(asker) = state.answers.remove(&id) {
-                    let _ = asker.send(Ok(message));
-                }
-            }
-            Incoming::Internal(message) => match ToWorker::decode(message.bytes()) {
-                Ok(order) => unwanted.extend(self.obey(state, order, message)),
-                Err(_) => self.end(state),
-            },
-        }
-    }
-
-    fn keep(&self, state: &mut State, item: Item, now: Instant) {
-        if state.inbox.push(item, now) {
-            self.arrived.notify_one();
-        }
-    }
-
-    /// Carries out an order; gives back a listener that nobody waits for.
-    fn obey(
-        self: &Arc<Self>,
-        state: &mut State,
-        order: ToWorker,
-        mut message: Message,
-    ) -> Option<Registration> {
-        match order {
-            ToWorker::Disconnect => self.leave(Why::Asked),
-            ToWorker::LeaveNoted => {
-                for asker in state.leave_noted.drain(..) {
-                    let _ = asker.send(());
-                }
-            }
-            ToWorker::Granted { request, key, mode, address } => {
-                let registration = Registration::new(Arc::clone(self), key);
-                let asker = state.listens.remove(&request);
-                let Some(handle) = message.take_handle() else {
-                    give(asker, Err(no_room_for_listener()));
-                    return Some(registration);
-                };
-                return give(asker, Ok(Grant { handle: handle.into_fd(), mode, address, registration }));
-            }
-            ToWorker::Refused { request, failure } => {
-                give(state.listens.remove(&request), Err(failure));
-            }
-            // There is one, and it was the first frame.
-            ToWorker::Welcome(_) => {}
-        }
-        None
-    }
-
     /// Begins the drain: listeners come to their end, and so do loops that wait for messages.
     pub(crate) fn leave(&self, why: Why) {
         self.drain.begin(why);
@@ -426,22 +333,5 @@ impl State {
 
     pub(crate) fn is_over(&self) -> bool {
         self.over
-    }
-}
-
-/// Answers whoever asked for a listener; gives it back when nobody does any more.
-fn give(asker: Option<oneshot::Sender<ListenAnswer>>, answer: ListenAnswer) -> Option<Registration> {
-    let unwanted = match asker {
-        Some(asker) => asker.send(answer).err()?,
-        None => answer,
-    };
-    unwanted.ok().map(|grant| grant.registration)
-}
-
-fn no_room_for_listener() -> ListenFailure {
-    let error = io::Error::from(rustix::io::Errno::MFILE);
-    ListenFailure {
-        errno: rustix::io::Errno::MFILE.raw_os_error(),
-        message: format!("the listener was granted, but its descriptor did not arrive: {error}"),
     }
 }

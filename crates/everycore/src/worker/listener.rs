@@ -274,7 +274,8 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// The connections of a [`Listener`] as a stream; made by [`Listener::into_stream`].
+/// The connections of a [`Listener`] as a stream; made by [`Listener::into_stream`]. With the feature `stream` it is one of
+/// `futures-core`.
 #[derive(Debug)]
 pub struct Incoming {
     listener: Listener,
@@ -293,6 +294,16 @@ impl Incoming {
             Err(_) if self.listener.is_ended() => None,
             Err(error) => Some(Err(error)),
         })
+    }
+}
+
+/// For what takes a stream of connections, such as tonic's `serve_with_incoming`.
+#[cfg(feature = "stream")]
+impl futures_core::Stream for Incoming {
+    type Item = io::Result<Stream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Incoming::poll_next(self.get_mut(), cx)
     }
 }
 

@@ -178,4 +178,30 @@ mod tests {
         let error = worker.block_on(async |worker| worker.recv_blocking().map(drop)).unwrap_err();
         assert!(error.to_string().contains("async"), "{error}");
     }
+
+    #[test]
+    fn a_runtime_that_ends_leaves_the_channel_to_a_thread() {
+        let (mut primary, worker) = FakePrimary::with_worker();
+        crate::worker::testing::run(async {
+            assert!(worker.request("nobody answers", Duration::from_millis(1)).await.is_err());
+        });
+        let other = worker.clone();
+        let waiting =
+            std::thread::spawn(move || other.recv_blocking().unwrap().unwrap().parse::<String>().unwrap());
+        assert!(matches!(primary.receive(), Some(Incoming::Request { .. })));
+        primary.send(everycore_ipc::Message::json("still there").unwrap().into());
+        assert_eq!(waiting.join().unwrap(), "still there");
+    }
+
+    #[test]
+    fn a_program_with_a_runtime_of_its_own_finishes_by_itself() {
+        let (mut primary, worker) = FakePrimary::with_worker();
+        crate::worker::testing::run(async {
+            worker.send("hi there").await.unwrap();
+            worker.finish().await;
+        });
+        assert!(matches!(primary.receive(), Some(Incoming::User(_))));
+        assert!(primary.receive().is_none());
+        assert!(worker.is_draining() && !worker.is_connected());
+    }
 }
