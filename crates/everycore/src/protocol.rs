@@ -91,7 +91,7 @@ pub(crate) struct ListenFailure {
 }
 
 /// A frame that is not part of the protocol.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProtocolError(pub(crate) String);
 
 impl fmt::Display for ProtocolError {

@@ -1,13 +1,14 @@
 //! What workers say on their channels, and how they end.
 
 use everycore_core::{Event as CoreEvent, ExitStatus, ListenerKey, WorkerId};
-use everycore_ipc::{Incoming, Message, Received};
+use everycore_ipc::{ChannelError, Incoming, Message, Received};
 
 use super::Readiness;
 use super::driver::Driver;
 use super::event::Event;
 use super::handoff::HandOff;
 use super::member::Side;
+use super::node::unconfirmed;
 use super::sources::Wake;
 use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker, VERSION, Wanted};
 
@@ -19,6 +20,7 @@ impl Driver {
     pub(super) fn read_channel(&mut self, worker: WorkerId) {
         self.flush_channel(worker);
         self.read_messages(worker);
+        self.take_undelivered(worker);
         self.flush_channel(worker);
     }
 
@@ -34,6 +36,8 @@ impl Driver {
                 }
                 Ok(Received::Blocked) => return,
                 Ok(Received::Closed) => return self.disconnected(worker),
+                // It died in the middle of a word.
+                Err(ChannelError::PartialFrame { .. }) => return self.disconnected(worker),
                 Err(error) => return self.break_off(worker, error.to_string()),
             }
         }
@@ -219,8 +223,13 @@ impl Driver {
     fn disconnected(&mut self, worker: WorkerId) {
         let Some(member) = self.members.get_mut(&worker) else { return };
         member.requests.disconnect();
-        if let Some(link) = member.link.take() {
+        if let Some(mut link) = member.link.take() {
             self.sources.remove(&link.connection, Wake::Channel(worker));
+            if let Side::Node(node) = &mut member.side {
+                link.connection.shut_down();
+                let unconfirmed = unconfirmed(&link.connection.take_undelivered());
+                self.core.returned(worker, node.end(&unconfirmed));
+            }
         }
         // A program that never joined has no use for its channel: its end says nothing about the program.
         let joined = member.joined;

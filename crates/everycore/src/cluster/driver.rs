@@ -223,6 +223,7 @@ impl Driver {
         for worker in throttled {
             self.flush_channel(worker);
         }
+        self.relent(instant);
         for key in self.listeners.retries(instant) {
             self.drain(key);
         }
@@ -293,7 +294,8 @@ impl Driver {
         let instants = self
             .members
             .values()
-            .filter_map(|member| member.requests.next_deadline())
+            .flat_map(|member| [member.requests.next_deadline(), member.sulks_until()])
+            .flatten()
             .chain(self.listeners.next_retry())
             .chain(self.readying.next_look())
             .min()

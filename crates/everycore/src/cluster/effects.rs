@@ -25,6 +25,10 @@ const DEATH_SIGNAL: i32 = 15;
 
 const KILL: i32 = 9;
 
+/// Connections that may be on their way to a Node worker. More than one hides the round trip; the core's credit is
+/// what bounds how many wait behind a busy one.
+const UNANSWERED: usize = 16;
+
 impl Driver {
     pub(super) fn carry_out_effects(&mut self) {
         loop {
@@ -74,7 +78,8 @@ impl Driver {
             Dialect::Node(Serialization::Json) => Codec::Json,
             Dialect::Node(Serialization::Advanced) => Codec::Advanced,
         };
-        let connection = Connection::new(ours, codec, Limits::default()).map_err(system("channel"))?;
+        let limits = Limits { unanswered: UNANSWERED, ..Limits::default() };
+        let connection = Connection::new(ours, codec, limits).map_err(system("channel"))?;
         let link = Link::new(connection, self.shared.connected(info.id));
         let info = WorkerInfo { pid: Some(spawned.pid), ..info };
         let mut member = match self.dialect {

@@ -22,8 +22,6 @@ pub(crate) struct Arrival {
     pub(crate) on: ListenerKey,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) socket: OwnedFd,
-    /// How many workers would not have it.
-    pub(crate) declined: u32,
 }
 
 /// The primary's side of one worker's hand-off channel.
@@ -75,7 +73,7 @@ impl HandOff {
         while let Ok(Some((length, socket))) = scm_rights::receive_one(&self.far, &mut buffer) {
             // Only we write to this channel: a record without a connection is one the kernel had no room for.
             let (Some(socket), Some(peer)) = (socket, record::decode(&buffer[..length])) else { continue };
-            arrivals.push(Arrival { on: self.on, peer, socket, declined: 0 });
+            arrivals.push(Arrival { on: self.on, peer, socket });
         }
         arrivals
     }
@@ -100,7 +98,7 @@ mod tests {
 
     fn arrival(on: ListenerKey, port: u16) -> Arrival {
         let (socket, _) = socket_pair::stream_pair().unwrap();
-        Arrival { on, peer: Some(([127, 0, 0, 1], port).into()), socket, declined: 0 }
+        Arrival { on, peer: Some(([127, 0, 0, 1], port).into()), socket }
     }
 
     fn ports(arrivals: &[Arrival]) -> Vec<u16> {

@@ -112,7 +112,7 @@ impl Listeners {
                 .named(&name)
                 .ok_or_else(|| refusal(Errno::NOENT, Error::NoSuchListener { name }.to_string()))?,
             Wanted::Bound { address, index, backlog } => {
-                self.bound(address, index, &Options { backlog, ..Options::default() })?
+                self.bound(None, address, index, &Options { backlog, ..Options::default() })?
             }
         };
         self.hold(worker, key);
@@ -142,7 +142,7 @@ impl Listeners {
         options: &Options,
     ) -> Result<ListenerKey, ListenFailure> {
         self.check_limit(worker)?;
-        let key = self.bound(address, index, options)?;
+        let key = self.bound(Some(worker), address, index, options)?;
         self.hold(worker, key);
         Ok(key)
     }
@@ -157,12 +157,18 @@ impl Listeners {
         let key = self.numbered(number).ok_or_else(|| {
             refusal(Errno::BADF, format!("the primary has no listening socket number {number}"))
         })?;
+        if self.is_held(key, worker) {
+            return Err(refusal(
+                Errno::ADDRINUSE,
+                format!("socket number {number}: this worker listens on it already"),
+            ));
+        }
         self.hold(worker, key);
         Ok(key)
     }
 
     /// The inherited listener at this place.
-    pub(crate) fn numbered(&self, place: usize) -> Option<ListenerKey> {
+    fn numbered(&self, place: usize) -> Option<ListenerKey> {
         let permanent = self.by_key.iter().filter(|(_, listening)| listening.name.is_some());
         permanent.map(|(key, _)| *key).nth(place)
     }
@@ -179,15 +185,25 @@ impl Listeners {
         self.by_key.iter().find(|(_, listening)| listening.name.as_deref() == Some(name)).map(|(key, _)| *key)
     }
 
+    /// Finds or binds an address; for `another` of this worker's, one that it does not hold yet.
     fn bound(
         &mut self,
+        another: Option<WorkerId>,
         address: Address,
         index: u32,
         options: &Options,
     ) -> Result<ListenerKey, ListenFailure> {
-        let known = self.by_key.iter().find(|(_, listening)| listening.is_at(&address, index));
-        if let Some((key, _)) = known {
-            return Ok(*key);
+        let held = |listening: &Listening| another.is_some_and(|worker| listening.holders.contains(&worker));
+        let known = self.by_key.iter().filter(|(_, listening)| listening.is_at(&address, index));
+        let (mine, others) = known.partition::<Vec<_>, _>(|(_, listening)| held(listening));
+        if let Some((key, _)) = others.first() {
+            return Ok(**key);
+        }
+        if !mine.is_empty() && !options.reuse_address {
+            return Err(refusal(
+                Errno::ADDRINUSE,
+                format!("bind {address}: this worker listens there already"),
+            ));
         }
         let named: Vec<String> = self.by_key.values().filter_map(|listening| listening.describe()).collect();
         if !named.is_empty() {
@@ -244,15 +260,6 @@ impl Listeners {
                 sources.remove(&listening.bound.socket, Wake::Listener(key));
             }
         }
-    }
-
-    /// The listener a worker holds under this address, which may name the real port where 0 was asked for.
-    pub(crate) fn find_held(&self, worker: WorkerId, address: &Address, index: u32) -> Option<ListenerKey> {
-        let held = self.by_key.iter().filter(|(_, listening)| listening.holders.contains(&worker));
-        held.clone()
-            .find(|(_, listening)| listening.is_at(address, index))
-            .or_else(|| held.clone().find(|(_, listening)| listening.bound.address.port() == port(address)))
-            .map(|(key, _)| *key)
     }
 
     /// Whether a worker was granted this listener.
@@ -318,21 +325,6 @@ impl Listeners {
     /// Workers that were handed something since this was last asked.
     pub(crate) fn touched(&mut self) -> Option<WorkerId> {
         self.touched.pop()
-    }
-
-    /// Nobody would have these for now: they are tried again after a pause.
-    pub(crate) fn put_off(&mut self, arrival: Arrival) {
-        if let Some(listening) = self.by_key.get_mut(&arrival.on) {
-            listening.homeless.push_front(Arrival { declined: 0, ..arrival });
-            listening.pause();
-        }
-    }
-
-    /// Somebody has taken one: the next refusal starts with a short pause again.
-    pub(crate) fn taken(&mut self, key: ListenerKey) {
-        if let Some(listening) = self.by_key.get_mut(&key) {
-            listening.pause = None;
-        }
     }
 
     /// Accepts while someone is free, and hands over. The hot path: plain calls, no allocation per connection.
@@ -427,7 +419,7 @@ impl Listening {
         match accept(self.bound.socket.as_fd()) {
             Ok(accepted) => {
                 self.pause = None;
-                Ok(accepted.map(|Accepted { socket, peer }| Arrival { on: key, peer, socket, declined: 0 }))
+                Ok(accepted.map(|Accepted { socket, peer }| Arrival { on: key, peer, socket }))
             }
             Err(error) => {
                 self.pause();

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use everycore_core::{Counters, ListenerKey};
 use everycore_ipc::{Connection, Flush, Handle, Message, Outgoing, SendError};
@@ -86,6 +87,14 @@ impl Member {
         match &mut self.side {
             Side::Library(library) => library.has_untaken(),
             Side::Node(node) => node.has_unanswered(),
+        }
+    }
+
+    /// When a worker that refused a connection may be offered another.
+    pub(crate) fn sulks_until(&self) -> Option<Instant> {
+        match &self.side {
+            Side::Library(_) => None,
+            Side::Node(node) => node.sulks_until(),
         }
     }
 

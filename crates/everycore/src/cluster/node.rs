@@ -2,3 +2,5 @@
 
 pub(crate) mod acts;
 mod answers;
+
+pub(in crate::cluster) use answers::unconfirmed;

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::{fmt, io};
 
 /// Variables that would mislead a worker if they came from this process's own environment.
-const STALE: [&str; 12] = [
+const STALE: [&str; 13] = [
     "NODE_CHANNEL_FD",
     "NODE_CHANNEL_SERIALIZATION_MODE",
     "NODE_UNIQUE_ID",
+    "WATCH_REPORT_DEPENDENCIES",
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",

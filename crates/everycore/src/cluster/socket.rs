@@ -3,11 +3,11 @@
 //! Sockets made here are non-blocking and close-on-exec. They belong to the primary: a worker gets a duplicate or
 //! single connections, so the port stays open whatever becomes of the workers.
 
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -111,7 +111,7 @@ fn bind_udp(at: SocketAddr, stack: Stack, reuse: bool) -> io::Result<Bound> {
 
 fn listen_unix(path: &Path, backlog: i32, options: &Options) -> io::Result<Bound> {
     let is_abstract = path.as_os_str().as_encoded_bytes().first() == Some(&0);
-    let address = SockAddr::unix(path)?;
+    let (address, _directory) = unix_address(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     if let Err(error) = socket.bind(&address) {
         if error.kind() != io::ErrorKind::AddrInUse || is_abstract || !is_stale(path) {
@@ -132,9 +132,24 @@ fn listen_unix(path: &Path, backlog: i32, options: &Options) -> io::Result<Bound
     Ok(Bound { socket: socket.into(), address: BoundAddress::Unix(path.to_owned()), _file: file })
 }
 
+/// The address of a path; one longer than an address can hold is named by way of its open directory, which has to
+/// stay open until the address was used.
+fn unix_address(path: &Path) -> io::Result<(SockAddr, Option<File>)> {
+    match (SockAddr::unix(path), path.parent(), path.file_name()) {
+        (Err(_), Some(directory), Some(name)) if path.is_absolute() => {
+            let directory = File::open(directory)?;
+            let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+            Ok((SockAddr::unix(short)?, Some(directory)))
+        }
+        (address, ..) => Ok((address?, None)),
+    }
+}
+
 /// A socket file nobody listens on any more: its owner was killed before it could remove it.
 fn is_stale(path: &Path) -> bool {
-    matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None);
+    let connected = socket.and_then(|socket| socket.connect(&unix_address(path)?.0));
+    matches!(connected, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 fn explain(address: &Address, source: io::Error) -> Error {
@@ -219,6 +234,21 @@ mod tests {
         drop(bound);
         assert!(!path.exists());
         std::fs::remove_dir(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_path_too_long_for_an_address_is_bound_all_the_same() {
+        let dir = std::env::temp_dir().join(format!("everycore-{}-{}", std::process::id(), "d".repeat(100)));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("app.sock");
+        for _ in 0..2 {
+            // The second time it finds a stale file.
+            let mut bound = listen(&Address::Unix(path.clone()), &Options::default()).unwrap();
+            assert_eq!(bound.address, BoundAddress::Unix(path.clone()));
+            assert!(path.exists());
+            std::mem::forget(bound._file.take());
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -1,24 +1,32 @@
-//! Node's cluster messages (`NODE_CLUSTER`) as typed values and back. Pure.
+//! Node's cluster messages (`NODE_CLUSTER`) as typed values and back. Pure, but for the numbers of network
+//! interfaces.
 //!
-//! What a real Node worker says and understands, on Node 18 to 26. A worker is not trusted: what does not decode is an
-//! error that costs that worker its channel. Unknown acts and answers to nothing are ignored, as Node ignores them.
+//! What a real Node worker says and understands, on Node 18 to 26. A worker is not trusted: a query that makes no sense
+//! is answered with an error, and what cannot be understood at all is ignored, as Node ignores it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 
 use everycore_core::ListenerKey;
+use everycore_ipc::Message;
 use serde_json::{Map, Value, json};
 
 use crate::address::{Address, BoundAddress};
 use crate::protocol::ProtocolError;
+
+/// What a worker may have kept for the others with a listener. Ticket keys of TLS take a hundred.
+const DATA: usize = 16 << 10;
+
+/// `EINVAL`.
+const INVALID: i32 = 22;
 
 /// Worker → primary.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FromNode {
     /// First message of every worker, before its program runs.
     Online,
-    /// Asks for a server.
-    QueryServer { seq: i64, query: Query },
+    /// Asks for a server; what was asked, or what is wrong with the question.
+    QueryServer { seq: i64, query: Result<Query, ProtocolError> },
     /// The server listens; the query's fields again, with the real port.
     Listening { query: Query },
     /// The answer to `newconn`.
@@ -26,7 +34,7 @@ pub(crate) enum FromNode {
     /// The server closed.
     Close { key: String },
     /// Leaves by its own wish, and waits for the answer.
-    ExitedAfterDisconnect { seq: i64 },
+    ExitedAfterDisconnect { seq: Option<i64> },
     /// From our own preloaded hook: connections closed and event-loop state.
     Report { closed: u64 },
     /// Nothing the primary has to know of.
@@ -38,7 +46,7 @@ pub(crate) enum FromNode {
 pub(crate) struct Query {
     pub(crate) what: Asked,
     /// Tells several servers on one address in one worker apart.
-    pub(crate) index: i64,
+    pub(crate) index: u64,
     pub(crate) backlog: Option<u32>,
     /// Opaque; the first worker's is given to all, so that TLS tickets agree.
     pub(crate) data: Value,
@@ -51,44 +59,54 @@ pub(crate) struct Query {
 pub(crate) enum Asked {
     /// A stream address.
     Stream { address: Address, only_v6: bool },
-    /// A UDP address; `None` is every address of the family.
-    Datagram { ip: Option<IpAddr>, port: u16, v6: bool, only_v6: bool, reuse: bool },
+    /// A UDP address.
+    Datagram { at: SocketAddr, only_v6: bool, reuse: bool },
     /// A descriptor number of the primary, as `listen({fd})` gives it.
     Descriptor(i32),
 }
 
 impl FromNode {
-    pub(crate) fn decode(message: &Value) -> Result<Self, ProtocolError> {
-        let Some(fields) = message.as_object() else { return Ok(Self::Other) };
+    pub(crate) fn decode(message: &Value) -> Self {
+        let Some(fields) = message.as_object() else { return Self::Other };
+        let seq = fields.get("seq").and_then(Value::as_i64);
         if let Some(ack) = fields.get("ack").and_then(Value::as_i64) {
             let accepted = fields.get("accepted").and_then(Value::as_bool);
-            return Ok(accepted.map_or(Self::Other, |accepted| Self::Accepted { ack, accepted }));
+            return accepted.map_or(Self::Other, |accepted| Self::Accepted { ack, accepted });
         }
-        match fields.get("act").and_then(Value::as_str) {
-            Some("online") => Ok(Self::Online),
-            Some("queryServer") => Ok(Self::QueryServer { seq: seq(fields)?, query: Query::decode(fields)? }),
-            Some("listening") => Ok(Self::Listening { query: Query::decode(fields)? }),
-            Some("close") => Ok(Self::Close { key: text(fields, "key")?.to_owned() }),
-            Some("exitedAfterDisconnect") => Ok(Self::ExitedAfterDisconnect { seq: seq(fields)? }),
-            Some("everycore:report") => {
-                Ok(Self::Report { closed: fields.get("closed").and_then(Value::as_u64).unwrap_or(0) })
+        match (fields.get("act").and_then(Value::as_str), seq) {
+            (Some("online"), _) => Self::Online,
+            (Some("queryServer"), Some(seq)) => Self::QueryServer { seq, query: Query::decode(fields) },
+            (Some("listening"), _) => {
+                Query::decode(fields).map_or(Self::Other, |query| Self::Listening { query })
             }
-            Some(_) | None => Ok(Self::Other),
+            (Some("close"), _) => match present(fields, "key").and_then(Value::as_str) {
+                Some(key) => Self::Close { key: key.to_owned() },
+                None => Self::Other,
+            },
+            (Some("exitedAfterDisconnect"), seq) => Self::ExitedAfterDisconnect { seq },
+            (Some("everycore:report"), _) => {
+                Self::Report { closed: fields.get("closed").and_then(Value::as_u64).unwrap_or(0) }
+            }
+            (Some(_) | None, _) => Self::Other,
         }
     }
 }
 
 impl Query {
     fn decode(fields: &Map<String, Value>) -> Result<Self, ProtocolError> {
+        let data = present(fields, "data").cloned().unwrap_or(Value::Null);
+        if !is_small(&data, &mut { DATA }) {
+            return Err(ProtocolError(format!("'data' is larger than {DATA} bytes")));
+        }
         Ok(Self {
             what: Asked::decode(fields)?,
-            index: present(fields, "index").and_then(Value::as_i64).unwrap_or(0),
+            index: present(fields, "index").and_then(Value::as_u64).unwrap_or(0),
             // `0`, `false` and nothing at all mean the default.
             backlog: present(fields, "backlog")
                 .and_then(Value::as_u64)
                 .filter(|backlog| *backlog > 0)
                 .map(|backlog| u32::try_from(backlog).unwrap_or(u32::MAX)),
-            data: present(fields, "data").cloned().unwrap_or(Value::Null),
+            data,
             all: (truth(fields, "readableAll"), truth(fields, "writableAll")),
         })
     }
@@ -97,20 +115,24 @@ impl Query {
 impl Asked {
     fn decode(fields: &Map<String, Value>) -> Result<Self, ProtocolError> {
         let flags = present(fields, "flags").and_then(Value::as_u64).unwrap_or(0);
-        let host = present(fields, "address").and_then(Value::as_str);
+        let host = present(fields, "address").and_then(Value::as_str).filter(|host| !host.is_empty());
         let port = || {
             let port = present(fields, "port").and_then(Value::as_i64).unwrap_or(0);
             u16::try_from(port).map_err(|_| wrong("port", &port.to_string()))
         };
         match present(fields, "addressType") {
             Some(Value::String(family)) => {
-                let v6 = match family.as_str() {
-                    "udp4" => false,
-                    "udp6" => true,
+                let any: IpAddr = match family.as_str() {
+                    "udp4" => Ipv4Addr::UNSPECIFIED.into(),
+                    "udp6" => Ipv6Addr::UNSPECIFIED.into(),
                     other => return Err(wrong("addressType", other)),
                 };
-                let ip = host.filter(|host| !host.is_empty()).map(parse_ip).transpose()?;
-                Ok(Self::Datagram { ip, port: port()?, v6, only_v6: flags & 1 != 0, reuse: flags & 4 != 0 })
+                let at =
+                    host.map_or_else(|| Ok(SocketAddr::new(any, port()?)), |host| parse(host, port()?))?;
+                if at.is_ipv6() != any.is_ipv6() {
+                    return Err(wrong("address", &at.to_string()));
+                }
+                Ok(Self::Datagram { at, only_v6: flags & 1 != 0, reuse: flags & 4 != 0 })
             }
             Some(Value::Number(family)) if family.as_i64() == Some(-1) => {
                 let path = host.ok_or_else(|| wrong("address", "null"))?;
@@ -120,12 +142,11 @@ impl Asked {
             }
             Some(Value::Number(_)) => {
                 let port = port()?;
-                let only_v6 = flags & 1 != 0;
                 let address = match host {
-                    Some(host) => Address::Tcp(SocketAddr::new(parse_ip(host)?, port)),
+                    Some(host) => Address::Tcp(parse(host, port)?),
                     None => Address::Any { port },
                 };
-                Ok(Self::Stream { address, only_v6 })
+                Ok(Self::Stream { address, only_v6: flags & 1 != 0 })
             }
             _ => {
                 let descriptor = present(fields, "fd").and_then(Value::as_i64).filter(|fd| *fd >= 0);
@@ -134,42 +155,74 @@ impl Asked {
             }
         }
     }
-}
 
-/// The answer to a query whose connections will be handed over one by one.
-pub(crate) fn handed_over(seq: i64, ack: i64, key: &str, data: &Value, at: &BoundAddress) -> Value {
-    let mut reply = json!({
-        "cmd": "NODE_CLUSTER", "errno": null, "key": key, "ack": ack, "data": data, "seq": seq,
-    });
-    if let BoundAddress::Tcp(address) = at {
-        reply["sockname"] = json!({
-            "address": address.ip().to_string(),
-            "family": if address.is_ipv6() { "IPv6" } else { "IPv4" },
-            "port": address.port(),
-        });
+    /// Whether `told` is this, as a worker says it again once it listens: with the real port where it asked for any.
+    pub(crate) fn is_told_as(&self, told: &Self, port: Option<u16>) -> bool {
+        self == told || port.is_some_and(|port| self.any_port_as(port).is_some_and(|real| real == *told))
     }
-    reply
+
+    /// The same with this port, if any port would do.
+    fn any_port_as(&self, port: u16) -> Option<Self> {
+        let mut real = self.clone();
+        let asked = match &mut real {
+            Self::Stream { address: Address::Tcp(at), .. } | Self::Datagram { at, .. } => {
+                let asked = at.port();
+                at.set_port(port);
+                asked
+            }
+            Self::Stream { address: Address::Any { port: any }, .. } => std::mem::replace(any, port),
+            Self::Stream { .. } | Self::Descriptor(_) => return None,
+        };
+        (asked == 0).then_some(real)
+    }
 }
 
-/// The answer to a query that the listening socket itself rides on.
-pub(crate) fn shared(seq: i64, ack: i64, key: &str, data: &Value) -> Value {
-    json!({"cmd": "NODE_CLUSTER", "errno": 0, "key": key, "ack": ack, "data": data, "seq": seq})
+/// The answer to a query that is granted.
+pub(crate) struct Reply {
+    pub(crate) key: ListenerKey,
+    /// What the first worker said with its query.
+    pub(crate) data: Value,
+    /// Where the server is, when its connections will be handed over one by one. `None`: the socket itself rides on
+    /// the answer.
+    pub(crate) at: Option<BoundAddress>,
+}
+
+impl Reply {
+    pub(crate) fn written(&self, seq: i64, ack: i64) -> Value {
+        let (key, data) = (key(self.key), &self.data);
+        let Some(at) = &self.at else {
+            return json!({"cmd": "NODE_CLUSTER", "errno": 0, "key": key, "ack": ack, "data": data, "seq": seq});
+        };
+        let mut reply = json!({
+            "cmd": "NODE_CLUSTER", "errno": null, "key": key, "ack": ack, "data": data, "seq": seq,
+        });
+        if let BoundAddress::Tcp(address) = at {
+            reply["sockname"] = json!({
+                "address": address.ip().to_string(),
+                "family": if address.is_ipv6() { "IPv6" } else { "IPv4" },
+                "port": address.port(),
+            });
+        }
+        reply
+    }
 }
 
 /// The answer to a query that failed. `errno` counts upwards here and goes out negative: a positive number would
-/// throw in the worker.
+/// throw in the worker. One without a number is invalid.
 pub(crate) fn refused(seq: i64, ack: i64, key: &str, errno: i32) -> Value {
-    let errno = -errno.abs().max(1);
+    let errno = if errno == 0 { -INVALID } else { -errno.abs() };
     json!({"cmd": "NODE_CLUSTER", "errno": errno, "key": key, "ack": ack, "data": null, "seq": seq})
 }
 
 /// A connection; the socket rides on it.
-pub(crate) fn new_connection(seq: i64, key: &str) -> Value {
-    json!({"cmd": "NODE_CLUSTER", "act": "newconn", "key": key, "seq": seq})
+pub(crate) fn new_connection(seq: i64, on: ListenerKey) -> Message {
+    let fields = json!({"cmd": "NODE_CLUSTER", "act": "newconn", "key": key(on), "seq": seq});
+    // Text and a number: there is nothing that could not be written.
+    Message::json(&fields).unwrap_or_default()
 }
 
 /// What a worker is told to call a listener by.
-pub(crate) fn key(listener: ListenerKey) -> String {
+fn key(listener: ListenerKey) -> String {
     listener.to_string()
 }
 
@@ -197,18 +250,43 @@ fn truth(fields: &Map<String, Value>, name: &str) -> bool {
     present(fields, name).and_then(Value::as_bool).unwrap_or(false)
 }
 
-fn seq(fields: &Map<String, Value>) -> Result<i64, ProtocolError> {
-    fields.get("seq").and_then(Value::as_i64).ok_or_else(|| wrong("seq", "nothing"))
+/// An address as Node resolved it; of IPv6 perhaps with a zone, `%lo` or `%2`.
+fn parse(host: &str, port: u16) -> Result<SocketAddr, ProtocolError> {
+    let (plain, zone) = host.split_once('%').map_or((host, None), |(plain, zone)| (plain, Some(zone)));
+    let ip: IpAddr = plain.parse().map_err(|_| wrong("address", host))?;
+    match (ip, zone) {
+        (IpAddr::V6(ip), Some(zone)) => {
+            let zone = zone.parse().ok().or_else(|| interface(zone)).ok_or_else(|| wrong("address", host))?;
+            Ok(SocketAddrV6::new(ip, port, 0, zone).into())
+        }
+        (ip, _) => Ok(SocketAddr::new(ip, port)),
+    }
 }
 
-fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str, ProtocolError> {
-    present(fields, name).and_then(Value::as_str).ok_or_else(|| wrong(name, "nothing"))
+/// The number of a network interface.
+fn interface(name: &str) -> Option<u32> {
+    let is_name = !name.contains('/') && !name.starts_with('.');
+    let number = is_name.then(|| std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")))?;
+    number.ok()?.trim().parse().ok()
 }
 
-fn parse_ip(text: &str) -> Result<IpAddr, ProtocolError> {
-    // A scope such as `%eth0` names an interface of this machine; the address alone decides where we bind.
-    let plain = text.split('%').next().unwrap_or(text);
-    plain.parse().map_err(|_| wrong("address", text))
+/// Whether a value takes no more than `room` bytes, about.
+fn is_small(value: &Value, room: &mut usize) -> bool {
+    let own = match value {
+        Value::String(text) => text.len(),
+        _ => 8,
+    };
+    let Some(left) = room.checked_sub(own) else { return false };
+    *room = left;
+    match value {
+        Value::Array(items) => items.iter().all(|item| is_small(item, room)),
+        Value::Object(fields) => fields.iter().all(|(name, item)| {
+            let left = room.checked_sub(name.len());
+            *room = left.unwrap_or(0);
+            left.is_some() && is_small(item, room)
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
 }
 
 fn wrong(field: &str, value: &str) -> ProtocolError {
@@ -219,20 +297,28 @@ fn wrong(field: &str, value: &str) -> ProtocolError {
 mod tests {
     use super::*;
 
-    fn decode(text: &str) -> Result<FromNode, ProtocolError> {
+    fn decode(text: &str) -> FromNode {
         FromNode::decode(&serde_json::from_str(text).unwrap())
     }
 
-    fn asked(text: &str) -> Asked {
-        match decode(text).unwrap() {
-            FromNode::QueryServer { query, .. } => query.what,
+    fn query(fields: &str) -> Result<Query, ProtocolError> {
+        match decode(&format!(r#"{{"cmd":"NODE_CLUSTER","act":"queryServer","seq":1,{fields}}}"#)) {
+            FromNode::QueryServer { seq: 1, query } => query,
             other => panic!("{other:?}"),
         }
     }
 
+    fn asked(fields: &str) -> Asked {
+        query(fields).unwrap().what
+    }
+
+    fn stream(address: &str, only_v6: bool) -> Asked {
+        Asked::Stream { address: Address::Tcp(address.parse().unwrap()), only_v6 }
+    }
+
     #[test]
     fn what_node_20_sends_is_understood() {
-        assert_eq!(decode(r#"{"cmd":"NODE_CLUSTER","act":"online","seq":0}"#), Ok(FromNode::Online));
+        assert_eq!(decode(r#"{"cmd":"NODE_CLUSTER","act":"online","seq":0}"#), FromNode::Online);
         let query = decode(
             r#"{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"data":null,"address":null,"port":8000,"addressType":4,"backlog":0,"seq":1}"#,
         );
@@ -243,72 +329,104 @@ mod tests {
             data: Value::Null,
             all: (false, false),
         };
-        assert_eq!(query, Ok(FromNode::QueryServer { seq: 1, query: expected }));
+        assert_eq!(query, FromNode::QueryServer { seq: 1, query: Ok(expected) });
         assert_eq!(
             decode(r#"{"cmd":"NODE_CLUSTER","ack":2,"accepted":true,"seq":3}"#),
-            Ok(FromNode::Accepted { ack: 2, accepted: true })
+            FromNode::Accepted { ack: 2, accepted: true }
         );
-        assert_eq!(decode(r#"{"cmd":"NODE_CLUSTER","act":"dance","seq":3}"#), Ok(FromNode::Other));
     }
 
     #[test]
     fn every_form_of_address_is_read() {
-        let query = |fields: &str| {
-            asked(&format!(r#"{{"cmd":"NODE_CLUSTER","act":"queryServer","seq":1,{fields}}}"#))
-        };
         assert_eq!(
-            query(r#""address":"127.0.0.1","port":80,"addressType":4,"backlog":false"#),
-            Asked::Stream { address: Address::Tcp("127.0.0.1:80".parse().unwrap()), only_v6: false }
+            asked(r#""address":"127.0.0.1","port":80,"addressType":4,"backlog":false"#),
+            stream("127.0.0.1:80", false)
+        );
+        assert_eq!(asked(r#""address":"::1","port":80,"addressType":6,"flags":1"#), stream("[::1]:80", true));
+        assert_eq!(
+            asked(r#""address":"fe80::1%lo","port":80,"addressType":6"#),
+            stream("[fe80::1%1]:80", false)
         );
         assert_eq!(
-            query(r#""address":"::1","port":80,"addressType":6,"flags":1"#),
-            Asked::Stream { address: Address::Tcp("[::1]:80".parse().unwrap()), only_v6: true }
+            asked(r#""address":"fe80::1%7","port":80,"addressType":6"#),
+            stream("[fe80::1%7]:80", false)
+        );
+        let unix = |path: &str| Asked::Stream { address: Address::Unix(path.into()), only_v6: false };
+        assert_eq!(asked(r#""address":"/srv/x.sock","port":-1,"addressType":-1"#), unix("/srv/x.sock"));
+        assert_eq!(asked(r#""address":"/home/\u0000x","port":-1,"addressType":-1"#), unix("\0x"));
+        assert_eq!(
+            asked(r#""address":"0.0.0.0","port":8557,"addressType":"udp4","fd":-1,"flags":4"#),
+            Asked::Datagram { at: "0.0.0.0:8557".parse().unwrap(), only_v6: false, reuse: true }
         );
         assert_eq!(
-            query(r#""address":"/srv/x.sock","port":-1,"addressType":-1"#),
-            Asked::Stream { address: Address::Unix("/srv/x.sock".into()), only_v6: false }
+            asked(r#""address":null,"port":0,"addressType":"udp6","fd":-1,"flags":1"#),
+            Asked::Datagram { at: "[::]:0".parse().unwrap(), only_v6: true, reuse: false }
         );
-        assert_eq!(
-            query(r#""address":"/home/\u0000x","port":-1,"addressType":-1"#),
-            Asked::Stream { address: Address::Unix("\0x".into()), only_v6: false }
-        );
-        assert_eq!(
-            query(r#""address":"0.0.0.0","port":8557,"addressType":"udp4","fd":-1,"flags":4"#),
-            Asked::Datagram {
-                ip: Some("0.0.0.0".parse().unwrap()),
-                port: 8557,
-                v6: false,
-                only_v6: false,
-                reuse: true
-            }
-        );
-        assert_eq!(query(r#""address":null,"port":null,"addressType":null,"fd":9"#), Asked::Descriptor(9));
+        assert_eq!(asked(r#""address":null,"port":null,"addressType":null,"fd":9"#), Asked::Descriptor(9));
     }
 
     #[test]
-    fn hostile_queries_are_errors() {
-        for fields in [
-            r#""address":"x","port":80,"addressType":4"#,
-            r#""address":null,"port":99999,"addressType":4"#,
-            r#""address":null,"port":1,"addressType":"udp9""#,
-            r#""address":null,"port":-1,"addressType":-1"#,
-            r#""address":null"#,
+    fn a_query_that_makes_no_sense_says_why() {
+        for (fields, field) in [
+            (r#""address":"x","port":80,"addressType":4"#, "'address'"),
+            (r#""address":"::1%nowhere","port":80,"addressType":6"#, "'address'"),
+            (r#""address":"::1%../x","port":80,"addressType":6"#, "'address'"),
+            (r#""address":null,"port":99999,"addressType":4"#, "'port'"),
+            (r#""address":null,"port":1,"addressType":"udp9""#, "'addressType'"),
+            (r#""address":"::1","port":1,"addressType":"udp4""#, "'address'"),
+            (r#""address":null,"port":-1,"addressType":-1"#, "'address'"),
+            (r#""address":null"#, "'addressType'"),
         ] {
-            let text = format!(r#"{{"cmd":"NODE_CLUSTER","act":"queryServer","seq":1,{fields}}}"#);
-            assert!(decode(&text).is_err(), "{text}");
+            let error = query(fields).unwrap_err().to_string();
+            assert!(error.contains(field), "{fields}: {error}");
+        }
+        let keys = "x".repeat(DATA);
+        let error = query(&format!(r#""port":0,"addressType":4,"data":["{keys}"]"#)).unwrap_err().to_string();
+        assert!(error.contains("'data'"), "{error}");
+        assert!(query(r#""port":0,"addressType":4,"data":{"ticketKeys":"00ff"}"#).is_ok());
+    }
+
+    #[test]
+    fn what_nobody_understands_is_ignored() {
+        for text in [
+            r#"{"cmd":"NODE_CLUSTER","act":"dance","seq":3}"#,
+            r#"{"cmd":"NODE_CLUSTER","act":"queryServer","port":80,"addressType":4}"#,
+            r#"{"cmd":"NODE_CLUSTER","act":"listening","addressType":{}}"#,
+            r#"{"cmd":"NODE_CLUSTER","act":"close","key":7}"#,
+            r#"{"cmd":"NODE_CLUSTER","ack":1}"#,
+            r#"{"cmd":"NODE_CLUSTER"}"#,
+            r#"[]"#,
+        ] {
+            assert_eq!(decode(text), FromNode::Other, "{text}");
         }
     }
 
     #[test]
+    fn a_server_on_any_port_is_known_again_by_the_real_one() {
+        let any = asked(r#""address":"::1","port":0,"addressType":6"#);
+        let told = asked(r#""address":"::1","port":81,"addressType":6"#);
+        assert!(any.is_told_as(&told, Some(81)) && told.is_told_as(&told, Some(81)));
+        assert!(!any.is_told_as(&told, Some(82)) && !told.is_told_as(&any, Some(81)));
+        let other = asked(r#""address":null,"port":81,"addressType":4"#);
+        assert!(!any.is_told_as(&other, Some(81)));
+        assert!(!any.is_told_as(&asked(r#""address":"::1","port":81,"addressType":"udp6""#), Some(81)));
+    }
+
+    #[test]
     fn replies_have_the_fields_node_reads() {
-        let at = BoundAddress::Tcp("[::]:8000".parse().unwrap());
+        let at = Some(BoundAddress::Tcp("[::]:8000".parse().unwrap()));
+        let mut reply = Reply { key: ListenerKey::new(3), data: Value::Null, at };
         assert_eq!(
-            handed_over(0, 1, "k", &Value::Null, &at).to_string(),
-            json!({"cmd":"NODE_CLUSTER","errno":null,"key":"k","ack":1,"data":null,
+            reply.written(0, 1),
+            json!({"cmd":"NODE_CLUSTER","errno":null,"key":"3","ack":1,"data":null,
                 "sockname":{"address":"::","family":"IPv6","port":8000},"seq":0})
-            .to_string()
         );
         assert_eq!(refused(1, 2, "k", 98)["errno"], -98);
-        assert_eq!(shared(1, 2, "k", &Value::Null)["errno"], 0);
+        assert_eq!(refused(1, 2, "k", 0)["errno"], -22, "never 0, which would be success");
+        reply.at = None;
+        assert_eq!(
+            reply.written(1, 2),
+            json!({"cmd":"NODE_CLUSTER","errno":0,"key":"3","ack":2,"data":null,"seq":1})
+        );
     }
 }

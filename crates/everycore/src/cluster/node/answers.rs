@@ -1,90 +1,82 @@
 //! What the primary does about what a Node worker says.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
-use everycore_core::{Assignment, Event as CoreEvent, ListenerKey, WorkerId};
-use everycore_ipc::Message;
+use everycore_core::{Event as CoreEvent, ListenerKey, WorkerId};
+use everycore_ipc::{Kind, Message, Outgoing};
+use rustix::io::Errno;
 use serde_json::Value;
 
 use super::acts::{self, Asked, FromNode, Query};
 use crate::address::Address;
 use crate::cluster::driver::Driver;
-use crate::cluster::handoff::Arrival;
-use crate::cluster::member::{Answer, Side};
+use crate::cluster::event::Event;
+use crate::cluster::member::{Answer, Node, Side};
 use crate::cluster::socket::Options;
-use crate::protocol::{ListenFailure, Mode};
+use crate::protocol::{ListenFailure, Mode, ProtocolError};
 
 /// `LISTEN_FDS` counts from here, and `listen({fd})` in a worker with it.
 const FIRST_DESCRIPTOR: i32 = 3;
 
+/// Refused queries of one worker that observers hear of.
+const TOLD: u32 = 8;
+
 impl Driver {
     pub(in crate::cluster) fn hear_node(&mut self, worker: WorkerId, message: &Message) {
-        let decoded = message
-            .parse::<Value>()
-            .map_err(|error| error.to_string())
-            .and_then(|value| FromNode::decode(&value).map_err(|error| error.to_string()));
-        match decoded {
-            Ok(message) => self.hear_act(worker, message),
-            Err(reason) => self.break_off(worker, reason),
+        match message.parse::<Value>() {
+            Ok(value) => self.hear_act(worker, FromNode::decode(&value)),
+            Err(error) => self.break_off(worker, error.to_string()),
         }
     }
 
     fn hear_act(&mut self, worker: WorkerId, message: FromNode) {
         match message {
             FromNode::Online => self.online(worker),
+            // Whoever leaves does not listen any more; an error would end the program, which may still be at work.
+            FromNode::QueryServer { .. } if self.core.is_leaving(worker) => {}
             FromNode::QueryServer { seq, query } => self.query_server(worker, seq, query),
             FromNode::Listening { query } => {
-                // A worker says the query again, not the key: found the way it was granted.
                 if let Some(listener) = self.find(worker, &query) {
                     self.listening(worker, listener);
                 }
             }
-            FromNode::Accepted { ack, accepted } => self.answered(worker, ack, accepted),
-            FromNode::Close { key } => {
-                if let Some(listener) = acts::listener(&key) {
-                    self.closed_listener(worker, listener);
-                }
+            FromNode::Accepted { ack, accepted } => {
+                let answer = self.node(worker).and_then(|node| node.answered(ack, accepted));
+                self.settle(worker, answer);
             }
+            FromNode::Close { key } => self.close_server(worker, &key),
             FromNode::ExitedAfterDisconnect { seq } => {
                 self.order(CoreEvent::Leaving { worker });
-                let number = self.next_seq();
-                self.tell_node(worker, &acts::ack(number, seq), None);
+                if let Some(seq) = seq {
+                    let number = self.next_seq();
+                    self.tell_node(worker, &acts::ack(number, seq), None);
+                }
             }
             FromNode::Report { closed } => {
-                if let Some(Side::Node(node)) = self.members.get_mut(&worker).map(|member| &mut member.side) {
-                    node.report(closed);
-                }
+                let forgiven = self.node(worker).map_or(0, |node| node.report(closed));
+                self.core.returned(worker, forgiven);
             }
             FromNode::Other => {}
         }
     }
 
-    fn query_server(&mut self, worker: WorkerId, ack: i64, query: Query) {
-        let data = query.data.clone();
+    // --- servers ---
+
+    fn query_server(&mut self, worker: WorkerId, ack: i64, query: Result<Query, ProtocolError>) {
+        let granted = query.map_err(ListenFailure::from).and_then(|query| self.grant_to_node(worker, query));
         let number = self.next_seq();
-        match self.grant_to_node(worker, query) {
-            Ok((listener, shared)) => {
-                let key = acts::key(listener);
-                let data = self.node_data.entry(listener).or_insert(data).clone();
-                let reply = match (&shared, self.listeners.get(listener)) {
-                    (None, Some(listening)) => {
-                        acts::handed_over(number, ack, &key, &data, &listening.bound.address)
-                    }
-                    _ => acts::shared(number, ack, &key, &data),
-                };
-                self.tell_node(worker, &reply, shared);
+        match granted {
+            Ok(Granted { reply, shared }) => self.tell_node(worker, &reply.written(number, ack), shared),
+            Err(failure) => {
+                self.tell_refusal(worker, &failure);
+                self.tell_node(worker, &acts::refused(number, ack, "", failure.errno), None);
             }
-            Err(failure) => self.tell_node(worker, &acts::refused(number, ack, "", failure.errno), None),
         }
     }
 
-    /// The listener, and the socket itself where the worker accepts by itself.
-    fn grant_to_node(
-        &mut self,
-        worker: WorkerId,
-        query: Query,
-    ) -> Result<(ListenerKey, Option<OwnedFd>), ListenFailure> {
+    fn grant_to_node(&mut self, worker: WorkerId, query: Query) -> Result<Granted, ListenFailure> {
         let key = match &query.what {
             Asked::Descriptor(number) => self.listeners.grant_numbered(worker, place(*number))?,
             Asked::Stream { .. } | Asked::Datagram { .. } => {
@@ -92,69 +84,107 @@ impl Driver {
                 self.listeners.grant_bound(worker, address, index(&query), &options)?
             }
         };
-        let datagram = matches!(query.what, Asked::Datagram { .. });
-        let Some(listening) = self.listeners.get(key) else {
-            return Err(ListenFailure { errno: 0, message: String::new() });
-        };
-        if self.mode == Mode::Shared || datagram {
-            let socket = listening.bound.socket.try_clone();
-            return socket.map(|socket| (key, Some(socket))).map_err(|error| ListenFailure {
+        let Some(listening) = self.listeners.get(key) else { return Err(invalid("the listener closed")) };
+        let address = listening.bound.address.clone();
+        let by_hand = self.mode == Mode::HandOff && !matches!(query.what, Asked::Datagram { .. });
+        let shared = match by_hand {
+            true => None,
+            false => Some(listening.bound.socket.try_clone().map_err(|error| ListenFailure {
                 errno: error.raw_os_error().unwrap_or(0),
-                message: error.to_string(),
-            });
+                message: format!("cannot pass the listener on: {error}"),
+            })?),
+        };
+        if let Some(node) = self.node(worker) {
+            node.open(key, &query, by_hand);
         }
-        if let Some(Side::Node(node)) = self.members.get_mut(&worker).map(|member| &mut member.side) {
-            node.open(key);
-        }
-        Ok((key, None))
+        // The first worker's, so that TLS tickets of one are good for all.
+        let data = self.node_data.entry(key).or_insert(query.data).clone();
+        Ok(Granted { reply: acts::Reply { key, data, at: by_hand.then_some(address) }, shared })
     }
 
     /// The listener a worker names by its query, with the real port.
     fn find(&self, worker: WorkerId, query: &Query) -> Option<ListenerKey> {
-        match &query.what {
-            Asked::Descriptor(number) => self.listeners.numbered(place(*number)),
-            Asked::Stream { .. } | Asked::Datagram { .. } => {
-                let (address, _) = wanted(query);
-                self.listeners.find_held(worker, &address, index(query))
+        let Side::Node(node) = &self.members.get(&worker)?.side else { return None };
+        node.find(query, |key| self.listeners.get(key)?.bound.address.port())
+    }
+
+    fn close_server(&mut self, worker: WorkerId, key: &str) {
+        let Some(listener) = acts::listener(key) else { return };
+        if self.node(worker).is_some_and(|node| node.was_given(listener)) {
+            self.closed_listener(worker, listener);
+            if self.listeners.get(listener).is_none() {
+                self.node_data.remove(&listener);
             }
         }
     }
 
-    fn answered(&mut self, worker: WorkerId, ack: i64, accepted: bool) {
-        let Some(Side::Node(node)) = self.members.get_mut(&worker).map(|member| &mut member.side) else {
+    /// A worker hears only a number: the whole story is for observers.
+    fn tell_refusal(&mut self, worker: WorkerId, failure: &ListenFailure) {
+        let Some(node) = self.node(worker) else { return };
+        node.refusals = node.refusals.saturating_add(1);
+        let more = match node.refusals {
+            ..TOLD => "",
+            TOLD => "; further refusals are not told",
+            _ => return,
+        };
+        let reason = format!("was refused a listener: {}{more}", failure.message);
+        let worker = self.info(worker);
+        self.tell(Event::Error { worker, reason });
+    }
+
+    // --- connections ---
+
+    fn settle(&mut self, worker: WorkerId, answer: Option<Answer>) {
+        match answer {
+            None | Some(Answer::Taken) => {}
+            // It counts as handed over for a while, so that the next one goes elsewhere.
+            Some(Answer::Declined(arrival)) => self.listeners.take_back(vec![arrival]),
+            Some(Answer::Closed(arrival)) => {
+                self.core.returned(worker, 1);
+                self.listeners.take_back(vec![arrival]);
+            }
+        }
+    }
+
+    /// Deals with what a worker would not have, however often it was sent: it is out of descriptors.
+    pub(in crate::cluster) fn take_undelivered(&mut self, worker: WorkerId) {
+        let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else {
             return;
         };
-        match node.answered(ack, accepted) {
-            None => {}
-            Some(Answer::Taken(on)) => self.listeners.taken(on),
-            Some(Answer::Declined(arrival)) => {
-                self.core.returned(worker, 1);
-                self.offer_elsewhere(worker, arrival);
+        for outgoing in link.connection.take_undelivered() {
+            match (outgoing.kind, addressed(&outgoing)) {
+                (Kind::Internal, Some(Addressed::Connection(seq))) => {
+                    let answer = self.node(worker).and_then(|node| node.lacked_room(seq));
+                    self.settle(worker, answer);
+                }
+                (Kind::Internal, Some(Addressed::Query { ack, key })) => {
+                    self.close_server(worker, &key);
+                    let number = self.next_seq();
+                    let errno = Errno::MFILE.raw_os_error();
+                    self.tell_node(worker, &acts::refused(number, ack, "", errno), None);
+                }
+                _ => {
+                    let worker = self.info(worker);
+                    let reason = "has no room for the handle of a message, which was dropped".into();
+                    self.tell(Event::Error { worker, reason });
+                }
             }
         }
     }
 
-    /// A worker would not have a connection: another may, and when none will it waits a little.
-    fn offer_elsewhere(&mut self, not: WorkerId, mut arrival: Arrival) {
-        arrival.declined += 1;
-        let serving = self.members.values().filter(|member| member.holds(arrival.on)).count();
-        if arrival.declined as usize >= serving {
-            return self.listeners.put_off(arrival);
-        }
-        let now = self.now();
-        let Assignment::To(worker) = self.core.assign_except(arrival.on, arrival.peer, not, now) else {
-            return self.listeners.put_off(arrival);
-        };
-        let handed = match self.members.get_mut(&worker) {
-            Some(member) => member.hand(arrival),
-            None => Err(arrival),
-        };
-        match handed {
-            Ok(()) => self.flush_handoffs(worker),
-            Err(arrival) => {
-                self.core.returned(worker, 1);
-                self.listeners.put_off(arrival);
+    /// Workers that refused a connection are asked again.
+    pub(in crate::cluster) fn relent(&mut self, now: Instant) {
+        for (worker, member) in &mut self.members {
+            if let Side::Node(node) = &mut member.side {
+                self.core.returned(*worker, node.relent(now));
             }
+        }
+    }
+
+    fn node(&mut self, worker: WorkerId) -> Option<&mut Node> {
+        match &mut self.members.get_mut(&worker)?.side {
+            Side::Node(node) => Some(node),
+            Side::Library(_) => None,
         }
     }
 
@@ -172,13 +202,45 @@ impl Driver {
     }
 }
 
+/// The answer to a query, and the socket itself where the worker accepts by itself.
+struct Granted {
+    reply: acts::Reply,
+    shared: Option<OwnedFd>,
+}
+
+/// What a message with a handle was about.
+enum Addressed {
+    Connection(i64),
+    Query { ack: i64, key: String },
+}
+
+fn addressed(outgoing: &Outgoing) -> Option<Addressed> {
+    let message: Value = outgoing.message.parse().ok()?;
+    let number = |name: &str| message.get(name).and_then(Value::as_i64);
+    match number("ack") {
+        Some(ack) => Some(Addressed::Query { ack, key: message.get("key")?.as_str()?.to_owned() }),
+        None => number("seq").map(Addressed::Connection),
+    }
+}
+
+/// The connections among messages that never arrived.
+pub(in crate::cluster) fn unconfirmed(undelivered: &[Outgoing]) -> Vec<i64> {
+    let internal = undelivered.iter().filter(|outgoing| outgoing.kind == Kind::Internal);
+    internal
+        .filter_map(|outgoing| match addressed(outgoing)? {
+            Addressed::Connection(seq) => Some(seq),
+            Addressed::Query { .. } => None,
+        })
+        .collect()
+}
+
 /// Which inherited listener a descriptor number means.
 fn place(number: i32) -> usize {
     usize::try_from(number - FIRST_DESCRIPTOR).unwrap_or(usize::MAX)
 }
 
 fn index(query: &Query) -> u32 {
-    u32::try_from(query.index).unwrap_or(0)
+    u32::try_from(query.index).unwrap_or(u32::MAX)
 }
 
 /// What a stream or datagram query asks for, in our terms.
@@ -196,14 +258,27 @@ fn wanted(query: &Query) -> (Address, Options) {
         Asked::Stream { address: Address::Any { port }, only_v6: true } => {
             Address::Tcp((Ipv6Addr::UNSPECIFIED, *port).into())
         }
-        Asked::Stream { address, .. } => address.clone(),
-        Asked::Datagram { ip, port, v6, only_v6, reuse } => {
+        Asked::Stream { address, only_v6 } => {
+            options.dual_stack = !only_v6;
+            address.clone()
+        }
+        Asked::Datagram { at, only_v6, reuse } => {
             options.reuse_address = *reuse;
             options.dual_stack = !only_v6;
-            let any = if *v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-            Address::Udp((ip.unwrap_or(any), *port).into())
+            Address::Udp(*at)
         }
+        // Looked up by its number instead.
         Asked::Descriptor(_) => Address::Any { port: 0 },
     };
     (address, options)
+}
+
+fn invalid(message: &str) -> ListenFailure {
+    ListenFailure { errno: Errno::INVAL.raw_os_error(), message: message.to_owned() }
+}
+
+impl From<ProtocolError> for ListenFailure {
+    fn from(error: ProtocolError) -> Self {
+        invalid(&error.to_string())
+    }
 }
