@@ -110,7 +110,7 @@ impl<'a> Reader<'a> {
             tag::BIGINT_OBJECT => Object::BigInt(BigInt::read(&mut self.input)?),
             tag::STRING_OBJECT => Object::String(self.string()?),
             tag::ERROR => Object::Error(Box::new(self.error()?)),
-            tag::HOST_OBJECT => self.host_object()?,
+            tag::HOST_OBJECT => self.host_object(id)?,
             _ => return Err(Error::UnknownTag { offset: start, tag }),
         };
         if let Some(place) = self.objects.get_mut(id.index()) {
@@ -241,7 +241,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn host_object(&mut self) -> Result<Object> {
+    fn host_object(&mut self, own: ObjectId) -> Result<Object> {
         let offset = self.input.position();
         match self.input.varint()? {
             tag::HOST_VIEW => {
@@ -249,7 +249,7 @@ impl<'a> Reader<'a> {
                 Ok(Object::TypedArray { kind: view.kind, bytes: view.bytes.to_vec() })
             }
             tag::HOST_PLAIN => match self.value()? {
-                Value::Object(id) => Ok(Object::Native(id)),
+                Value::Object(id) if id != own => Ok(Object::Native(id)),
                 _ => Err(Error::Malformed { offset, what: "a native object without properties" }),
             },
             _ => Err(unknown_host_kind(offset)),

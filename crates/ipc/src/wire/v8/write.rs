@@ -75,7 +75,7 @@ impl<'a> Writer<'a> {
             self.view(id, buffer, Window { kind, offset, length, tracks_length })?;
         } else {
             self.number(id);
-            self.body(object)?;
+            self.body(id, object)?;
         }
         self.depth -= 1;
         Ok(())
@@ -92,7 +92,7 @@ impl<'a> Writer<'a> {
         self.next_number += 1;
     }
 
-    fn body(&mut self, object: &Object) -> Result<()> {
+    fn body(&mut self, id: ObjectId, object: &Object) -> Result<()> {
         match object {
             Object::Plain(properties) => {
                 self.out.byte(tag::OBJECT);
@@ -147,6 +147,9 @@ impl<'a> Writer<'a> {
             Object::ArrayBuffer { bytes, max_length } => self.array_buffer(bytes, *max_length)?,
             Object::TypedArray { kind, bytes } => typed_array(&mut self.out, *kind, bytes)?,
             Object::View { .. } => {}
+            Object::Native(inner) if *inner == id => {
+                return Err(Error::Unsupported { what: "a native object that stands for itself" });
+            }
             Object::Native(inner) => {
                 self.out.byte(tag::HOST_OBJECT);
                 self.out.varint(tag::HOST_PLAIN);
