@@ -82,7 +82,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 name = os.environ["NOTIFY_SOCKET"]
 sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 sender.connect("\0" + name[1:] if name.startswith("@") else name)
-print("about to tell", flush=True)
+print("about to tell", file=sys.stderr, flush=True) # one pipe with everycore's own lines keeps the order
 sender.send(b"STATUS=up\nREADY=1\n")
 signal.pause()
 "#;
