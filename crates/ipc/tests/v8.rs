@@ -7,7 +7,7 @@ mod v8_support;
 use std::collections::BTreeMap;
 
 use everycore_ipc::v8::{
-    self, BigInt, Document, Error, ErrorKind, ErrorObject, Frame, JsString, Key, Limits, Object, Part, Value,
+    self, BigInt, Document, Error, ErrorKind, ErrorObject, Frame, JsString, Key, Limits, Object, Value,
     ViewKind,
 };
 use proptest::prelude::*;
@@ -418,32 +418,6 @@ fn frames_follow_one_another() {
     ));
     assert!(v8::split_frame(&[0x80, 0, 0, 0], &Limits { bytes: usize::MAX, ..limits }).is_err());
     assert!(v8::append_frame(&mut stream, &"x".repeat(99), &limits).is_err());
-}
-
-#[test]
-fn parts_are_found_without_reading_the_rest() {
-    // The second object lies inside the first; the message inside refers to one outside.
-    let payload = bytes(
-        "ff0f 6f 2201'a' 6f 2201'n' 4904 7b01 2203'cmd' 220b'NODE_HANDLE' 2203'msg' 6f 2201'x' 5e01 2201'y' 5e02 7b02 7b03",
-    );
-    let root = Part::root(&payload, Limits::default()).unwrap();
-    assert!(root.is_object());
-    assert_eq!(root.property("cmd").unwrap().unwrap().text().unwrap().unwrap(), "NODE_HANDLE");
-    assert!(root.property("none").unwrap().is_none());
-    assert!(root.text().unwrap().is_none());
-    assert_eq!(root.range().unwrap(), 2..payload.len());
-
-    let plain = root.property("a").unwrap().unwrap();
-    assert_eq!(plain.to_payload().unwrap(), bytes("ff0f 6f 2201'n' 4904 7b01"));
-    assert_eq!(plain.parse::<BTreeMap<String, i32>>().unwrap(), BTreeMap::from([("n".into(), 2)]));
-
-    let linked = root.property("msg").unwrap().unwrap();
-    assert_eq!(linked.to_payload().unwrap(), bytes("ff0f 6f 2201'x' 6f 2201'n' 4904 7b01 2201'y' 5e00 7b02"));
-    assert_eq!(
-        linked.property("x").unwrap().unwrap().parse::<BTreeMap<String, i32>>().unwrap(),
-        BTreeMap::from([("n".into(), 2)])
-    );
-    assert_eq!(describe(&linked.document().unwrap()), "#0={\"x\":#1={\"n\":4000000000000000},\"y\":#0}");
 }
 
 proptest! {

@@ -9,8 +9,6 @@
 //! * [`Document`] keeps everything: every kind of object, which places hold *the same* object, cycles.
 //! * [`to_vec`] and [`from_slice`] go from and to any type that serde knows, without a document in between.
 //!
-//! [`Part`] looks into a message without reading all of it.
-//!
 //! ```
 //! use std::collections::BTreeMap;
 //! use everycore_ipc::v8;
@@ -74,7 +72,6 @@ mod limits;
 mod number;
 mod object;
 mod output;
-mod part;
 mod read;
 mod scan;
 mod ser;
@@ -92,7 +89,6 @@ pub use frame::{Frame, PREFIX, split_frame};
 pub use key::Key;
 pub use limits::Limits;
 pub use object::{ErrorKind, ErrorObject, InvalidFlags, Object, Properties, RegExpFlags};
-pub use part::Part;
 pub use text::JsString;
 pub use value::{ObjectId, Value};
 pub use view::ViewKind;
@@ -102,16 +98,25 @@ use serde::{Deserialize, Serialize};
 
 /// Reads a payload into a type under the default limits. Bytes behind the value are ignored, as Node
 /// ignores them.
+///
+/// # Errors
+/// The payload is malformed, exceeds a limit, or does not fit the type.
 pub fn from_slice<'de, T: Deserialize<'de>>(payload: &'de [u8]) -> Result<T, Error> {
     from_slice_with(payload, &Limits::default())
 }
 
 /// Reads a payload into a type under these limits.
+///
+/// # Errors
+/// The payload is malformed, exceeds a limit, or does not fit the type.
 pub fn from_slice_with<'de, T: Deserialize<'de>>(payload: &'de [u8], limits: &Limits) -> Result<T, Error> {
     de::read(payload, limits)
 }
 
 /// Writes a value's payload under the default limits.
+///
+/// # Errors
+/// The value has no form in this format, or exceeds a limit.
 pub fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
     let mut out = Vec::with_capacity(128);
     append_to(&mut out, value, &Limits::default())?;
@@ -119,6 +124,9 @@ pub fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
 }
 
 /// Writes a value's payload behind what is in `out`; after an error `out` is as it was.
+///
+/// # Errors
+/// The value has no form in this format, or exceeds a limit.
 pub fn append_to<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T, limits: &Limits) -> Result<(), Error> {
     frame::append(out, limits, |out| ser::write(value, out, limits))
 }
@@ -127,6 +135,9 @@ pub fn append_to<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T, limits: &L
 /// was.
 ///
 /// One buffer for both parts matters: Node 18 never gets over a read that ends inside the length.
+///
+/// # Errors
+/// The value has no form in this format, or exceeds a limit.
 pub fn append_frame<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
     value: &T,

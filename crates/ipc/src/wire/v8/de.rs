@@ -11,11 +11,9 @@ use std::borrow::Cow;
 use serde::de::value::CowStrDeserializer;
 use serde::de::{self, DeserializeSeed, Visitor};
 
-use super::bigint;
 use super::error::{Error, Result};
 use super::input::Input;
 use super::limits::Limits;
-use super::number::{self, Integer};
 use super::read::{read_flags, take_string_tag, unknown_host_kind};
 use super::scan::{self, Span};
 use super::tag;
@@ -25,18 +23,11 @@ use super::view::{self, View, ViewKind, Window};
 mod array;
 mod failure;
 mod name;
+mod number;
 mod object;
 
 pub(super) fn read<'de, T: de::Deserialize<'de>>(payload: &'de [u8], limits: &Limits) -> Result<T> {
-    read_at(payload, Input::new(payload, limits)?, limits)
-}
-
-/// Reads the value at which an input on this payload stands.
-pub(super) fn read_at<'de, T: de::Deserialize<'de>>(
-    payload: &'de [u8],
-    input: Input<'de>,
-    limits: &Limits,
-) -> Result<T> {
+    let input = Input::new(payload, limits)?;
     let (depth, expansion) = (limits.depth, limits.expansion);
     let mut deserializer = Deserializer { input, payload, limits, depth, expansion, spans: None };
     T::deserialize(&mut deserializer).map_err(|error| error.at(deserializer.input.position()))
@@ -44,7 +35,7 @@ pub(super) fn read_at<'de, T: de::Deserialize<'de>>(
 
 pub(super) struct Deserializer<'de, 'l> {
     input: Input<'de>,
-    /// All of the message, of which a part may be read.
+    /// All of the message.
     payload: &'de [u8],
     limits: &'l Limits,
     /// How many more levels may be entered.
@@ -182,7 +173,7 @@ impl<'de, 'l> Deserializer<'de, 'l> {
                 value => visitor.visit_i64(value.into()),
             },
             tag::UINT32 => visitor.visit_u64(self.input.varint()?.into()),
-            tag::DOUBLE | tag::NUMBER_OBJECT | tag::DATE => visit_number(self.input.double()?, visitor),
+            tag::DOUBLE | tag::NUMBER_OBJECT | tag::DATE => number::visit(self.input.double()?, visitor),
             tag::BIGINT | tag::BIGINT_OBJECT => self.bigint(visitor),
             tag::LATIN1 | tag::UTF16 | tag::UTF8 => visit_text(read_text(&mut self.input, tag)?, visitor),
             tag::STRING_OBJECT => visit_text(self.string()?, visitor),
@@ -198,54 +189,6 @@ impl<'de, 'l> Deserializer<'de, 'l> {
                 visitor.visit_string(format!("/{source}/{flags}"))
             }
             _ => Err(self.input.unknown_tag(tag)),
-        }
-    }
-
-    fn bigint<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value> {
-        let (negative, digits) = bigint::read_digits(&mut self.input)?;
-        let used = digits.iter().rposition(|digit| *digit != 0).map_or(0, |last| last + 1);
-        let mut bytes = [0; 16];
-        let Some(room) = bytes.get_mut(..used) else {
-            return Err(de::Error::custom("a bigint has more than 128 bits"));
-        };
-        room.copy_from_slice(&digits[..used]);
-        let magnitude = u128::from_le_bytes(bytes);
-        if !negative {
-            return match u64::try_from(magnitude) {
-                Ok(value) => visitor.visit_u64(value),
-                Err(_) => visitor.visit_u128(magnitude),
-            };
-        }
-        let value = 0_i128.checked_sub_unsigned(magnitude);
-        let value = value.ok_or_else(|| de::Error::custom("a bigint has more than 128 bits"))?;
-        match i64::try_from(value) {
-            Ok(value) => visitor.visit_i64(value),
-            Err(_) => visitor.visit_i128(value),
-        }
-    }
-
-    fn integer<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value> {
-        match self.input.peek_value()? {
-            tag::DOUBLE | tag::NUMBER_OBJECT => {
-                self.input.advance();
-                let value = self.input.double()?;
-                match number::wide_integer(value) {
-                    Some(Integer::Unsigned(value)) => visitor.visit_u64(value),
-                    Some(Integer::Signed(value)) => visitor.visit_i64(value),
-                    None => visitor.visit_f64(value),
-                }
-            }
-            _ => self.anything(visitor),
-        }
-    }
-
-    fn float<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value> {
-        match self.input.peek_value()? {
-            tag::DOUBLE | tag::NUMBER_OBJECT => {
-                self.input.advance();
-                visitor.visit_f64(self.input.double()?)
-            }
-            _ => self.anything(visitor),
         }
     }
 
@@ -298,16 +241,6 @@ fn visit_text<'de, V: Visitor<'de>>(text: Cow<'de, str>, visitor: V) -> Result<V
     match text {
         Cow::Borrowed(text) => visitor.visit_borrowed_str(text),
         Cow::Owned(text) => visitor.visit_string(text),
-    }
-}
-
-/// A double that is an integer is shown as one: JavaScript knows no difference, and a type that wants a
-/// float takes integers too.
-fn visit_number<'de, V: Visitor<'de>>(value: f64, visitor: V) -> Result<V::Value> {
-    match number::safe_integer(value) {
-        Some(value @ 0..) => visitor.visit_u64(value as u64),
-        Some(value) => visitor.visit_i64(value),
-        None => visitor.visit_f64(value),
     }
 }
 

@@ -38,16 +38,25 @@ impl Document {
 
     /// Reads a payload under the default limits. Bytes behind the value are ignored, as Node ignores
     /// them.
+    ///
+    /// # Errors
+    /// The payload is malformed or exceeds a limit.
     pub fn parse(payload: &[u8]) -> Result<Self, Error> {
         Self::parse_with(payload, &Limits::default())
     }
 
     /// Reads a payload under these limits.
+    ///
+    /// # Errors
+    /// The payload is malformed or exceeds a limit.
     pub fn parse_with(payload: &[u8], limits: &Limits) -> Result<Self, Error> {
         Reader::new(payload, limits)?.document()
     }
 
     /// Writes the payload under the default limits.
+    ///
+    /// # Errors
+    /// A Node peer would refuse the message, or it exceeds a limit.
     pub fn to_vec(&self) -> Result<Vec<u8>, Error> {
         let mut out = Vec::new();
         self.append_to(&mut out, &Limits::default())?;
@@ -55,11 +64,17 @@ impl Document {
     }
 
     /// Writes the payload behind what is in `out`; after an error `out` is as it was.
+    ///
+    /// # Errors
+    /// A Node peer would refuse the message, or it exceeds a limit.
     pub fn append_to(&self, out: &mut Vec<u8>, limits: &Limits) -> Result<(), Error> {
         frame::append(out, limits, |out| self.write(out, limits))
     }
 
     /// Writes a frame, length and payload, behind what is in `out`; after an error `out` is as it was.
+    ///
+    /// # Errors
+    /// A Node peer would refuse the message, or it exceeds a limit.
     pub fn append_frame(&self, out: &mut Vec<u8>, limits: &Limits) -> Result<(), Error> {
         frame::append_framed(out, limits, |out| self.write(out, limits))
     }

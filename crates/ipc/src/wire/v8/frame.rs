@@ -20,8 +20,11 @@ pub enum Frame<'a> {
     },
 }
 
-/// Looks for a frame at the start of `bytes`. An error means that the stream is of no further use: a
-/// length beyond the limit cannot be skipped, since it may be no length at all.
+/// Looks for a frame at the start of `bytes`.
+///
+/// # Errors
+/// The frame is longer than the limit. The stream is of no further use then: a length beyond the limit
+/// cannot be skipped, since it may be no length at all.
 ///
 /// ```
 /// # use everycore_ipc::v8::{self, Frame, Limits};

@@ -49,10 +49,6 @@ impl<'a> Input<'a> {
         self.bytes.len().saturating_sub(self.at)
     }
 
-    pub(super) fn version(&self) -> u8 {
-        self.version
-    }
-
     pub(super) fn has_view_flags(&self) -> bool {
         self.version >= tag::VERSION_WITH_VIEW_FLAGS
     }

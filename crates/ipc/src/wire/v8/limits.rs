@@ -24,13 +24,13 @@ pub struct Limits {
     pub values: usize,
     /// How much more than its own bytes a message may unfold into when it is read into a type: each
     /// back-reference costs the length of what is read again, each hole of a sparse array costs one.
-    /// Bounds what a few bytes of references to references can make of themselves. Default: 16 MiB.
+    /// Bounds what a few bytes of references to references can make of themselves. Default: 4 MiB.
     pub expansion: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 64 << 20, depth: 128, values: 1 << 20, expansion: 16 << 20 }
+        Self { bytes: 64 << 20, depth: 128, values: 1 << 20, expansion: 4 << 20 }
     }
 }
 

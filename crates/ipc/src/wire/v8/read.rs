@@ -22,34 +22,16 @@ pub(super) struct Reader<'a> {
     depth: usize,
     values: usize,
     objects: Vec<Object>,
-    /// Where the value starts that is to be the root, and that value once it is there.
-    wanted: (usize, Option<Value>),
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(payload: &'a [u8], limits: &Limits) -> Result<Self> {
         let input = Input::new(payload, limits)?;
-        Ok(Self {
-            input,
-            limits: *limits,
-            depth: 0,
-            values: 0,
-            objects: Vec::new(),
-            wanted: (usize::MAX, None),
-        })
+        Ok(Self { input, limits: *limits, depth: 0, values: 0, objects: Vec::new() })
     }
 
     pub(super) fn document(mut self) -> Result<Document> {
         let root = self.value()?;
-        Ok(Document { objects: self.objects, root })
-    }
-
-    /// Reads all of the message and makes the value that starts at `position` the root.
-    pub(super) fn document_at(mut self, position: usize) -> Result<Document> {
-        self.wanted.0 = position;
-        self.value()?;
-        let root =
-            self.wanted.1.ok_or(Error::Malformed { offset: position, what: "no value starts here" })?;
         Ok(Document { objects: self.objects, root })
     }
 
@@ -67,7 +49,7 @@ impl<'a> Reader<'a> {
         let tag = self.input.peek_value()?;
         let start = self.input.position();
         self.input.advance();
-        let value = match tag {
+        Ok(match tag {
             tag::UNDEFINED => Value::Undefined,
             tag::NULL => Value::Null,
             tag::TRUE => Value::Bool(true),
@@ -83,11 +65,7 @@ impl<'a> Reader<'a> {
             tag::REFERENCE => Value::Object(self.reference(start)?),
             tag::ARRAY_BUFFER | tag::RESIZABLE_BUFFER => Value::Object(self.buffer(tag)?),
             _ => Value::Object(self.object(tag, start)?),
-        };
-        if start == self.wanted.0 {
-            self.wanted.1 = Some(value.clone());
-        }
-        Ok(value)
+        })
     }
 
     fn object(&mut self, tag: u8, start: usize) -> Result<ObjectId> {

@@ -23,20 +23,13 @@ pub(super) struct Span {
 
 /// Passes over the value at the input's position. References in it are not looked at.
 pub(super) fn skip(input: &mut Input<'_>, limits: &Limits, depth: usize) -> Result<()> {
-    Scanner { input, limits, depth, spans: None, references: false }.value()
-}
-
-/// As [`skip`]; says whether there are references.
-pub(super) fn skip_watching(input: &mut Input<'_>, limits: &Limits) -> Result<bool> {
-    let mut scanner = Scanner { input, limits, depth: 0, spans: None, references: false };
-    scanner.value()?;
-    Ok(scanner.references)
+    Scanner { input, limits, depth, spans: None }.value()
 }
 
 /// Finds every object of a message; the input stands at the root. They come in the order of their ids.
 pub(super) fn spans(mut input: Input<'_>, limits: &Limits) -> Result<Vec<Span>> {
     let spans = Some(Vec::new());
-    let mut scanner = Scanner { input: &mut input, limits, depth: 0, spans, references: false };
+    let mut scanner = Scanner { input: &mut input, limits, depth: 0, spans };
     scanner.value()?;
     Ok(scanner.spans.unwrap_or_default())
 }
@@ -46,8 +39,6 @@ struct Scanner<'i, 'a, 'l> {
     limits: &'l Limits,
     depth: usize,
     spans: Option<Vec<Span>>,
-    /// Whether there was a reference.
-    references: bool,
 }
 
 impl Scanner<'_, '_, '_> {
@@ -119,7 +110,6 @@ impl Scanner<'_, '_, '_> {
     }
 
     fn reference(&mut self, start: usize) -> Result<()> {
-        self.references = true;
         let id = self.input.varint()?;
         let Some(spans) = &mut self.spans else {
             // Nothing but a view starts with this byte, and the reference can only be to a buffer.
