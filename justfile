@@ -10,7 +10,7 @@ demo *args:
 
 # every test, real processes included
 test *args:
-    cargo test --workspace --all-features {{args}}
+    cargo test --workspace --all-features --no-fail-fast {{args}}
 
 # random histories of a cluster in virtual time; one seed again: EVERYCORE_SIM_SEED=n just sim
 sim histories="1000000":
