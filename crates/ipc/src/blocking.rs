@@ -206,21 +206,21 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, outgoing: Outgoing, deadline: Option<Instant>) -> Result<(), SendError> {
+    fn send(&self, mut outgoing: Outgoing, deadline: Option<Instant>) -> Result<(), SendError> {
         let carries = !outgoing.message.handles().is_empty();
-        let mut outgoing = Box::new(outgoing);
         let mut state = self.lock();
         loop {
-            match state.connection.queue(*outgoing) {
+            let full = match state.connection.queue(outgoing) {
                 Ok(()) => break,
-                Err(SendError::Full(back)) => outgoing = back,
+                Err(SendError::Full(back)) => back,
                 Err(error) => return Err(error),
-            }
+            };
             state = match self.push_on(state, deadline) {
                 Ok(state) => state,
-                Err(ChannelError::TimedOut) => return Err(SendError::Full(outgoing)),
+                Err(ChannelError::TimedOut) => return Err(SendError::Full(full)),
                 Err(error) => return Err(error.into()),
             };
+            outgoing = *full;
         }
         // Our copy of a socket is closed with the peer's answer, so somebody has to read it.
         let done = |connection: &Connection| {

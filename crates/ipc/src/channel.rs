@@ -135,14 +135,14 @@ impl Channel {
     /// # Errors
     /// The message cannot be sent on this channel, or the channel is closed or fails.
     pub async fn send_message(&self, message: impl Into<Outgoing>) -> Result<(), SendError> {
-        let mut outgoing = Box::new(message.into());
+        let mut outgoing = message.into();
         let inner = &self.owner.inner;
         Inner::ensure_flusher(inner)?;
         loop {
             let mut room = pin!(inner.room.notified());
             room.as_mut().enable();
-            match inner.try_send(*outgoing) {
-                Err(SendError::Full(back)) => outgoing = back,
+            match inner.try_send(outgoing) {
+                Err(SendError::Full(back)) => outgoing = *back,
                 result => return result,
             }
             room.await;

@@ -258,10 +258,16 @@ impl Connection {
             self.parked_bytes -= incoming.message().bytes().len();
             return Ok(Some(incoming));
         }
-        if let Some(error) = self.failure.take() {
+        if self.failure.is_some()
+            && let Some(error) = self.failure.take()
+        {
             return Err(error);
         }
-        self.cut().map_err(|error| self.fail(error))
+        let found = self.cut();
+        if found.is_err() {
+            self.stop_writing(Life::Failed);
+        }
+        found
     }
 
     /// The channel is of no further use, also for writing.
@@ -272,14 +278,9 @@ impl Connection {
 
     fn cut(&mut self) -> Result<Option<Incoming>, ChannelError> {
         while let Some(span) = self.inbox.next(self.codec, &self.limits)? {
-            if self.node.is_none() {
-                return Ok(Some(self.take_native(&span)?));
-            }
-            if let Some(incoming) = self.take_node(&span)? {
-                return Ok(Some(incoming));
-            }
-            if self.owes_too_much() {
-                break;
+            let found = if self.node.is_none() { self.take_native(&span) } else { self.take_node(&span) };
+            if !matches!(found, Ok(None)) || self.owes_too_much() {
+                return found;
             }
         }
         Ok(None)

@@ -3,7 +3,8 @@
 //! The payload stays as it came off the wire until somebody parses it. Neighbours: [`crate::wire`] says how payloads
 //! are written, [`crate::Connection`] moves messages.
 
-use std::fmt;
+mod error;
+mod kind;
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -11,6 +12,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::handle::Handle;
 use crate::sockets::OpenSocket;
 use crate::wire::{convert, v8};
+pub use error::{Cause, MessageError};
+pub use kind::{Incoming, Kind, Outgoing};
 
 /// A payload with the handles that travel beside it.
 ///
@@ -27,15 +30,17 @@ pub struct Message {
     format: Format,
     /// The payload was written by this process, so it is what its format says.
     trusted: bool,
-    lost_handles: u16,
-    handles: Vec<Handle>,
-    counted: Option<Box<Counted>>,
+    /// Most messages have nothing beside them, and those are to be small.
+    beside: Option<Box<Beside>>,
 }
 
-/// How the sender of a socket counts it.
-#[derive(Debug)]
-struct Counted {
-    key: String,
+/// What a message may have beside its payload.
+#[derive(Debug, Default)]
+struct Beside {
+    handles: Vec<Handle>,
+    lost_handles: u16,
+    /// What the sender counts the socket under.
+    key: Option<String>,
     open: Option<OpenSocket>,
 }
 
@@ -82,14 +87,15 @@ impl Message {
     }
 
     /// A message with a payload as it came off the wire.
+    #[inline(always)]
     pub(crate) fn from_parts(payload: Bytes, format: Format) -> Self {
-        Self { payload, format, trusted: false, lost_handles: 0, handles: Vec::new(), counted: None }
+        Self { payload, format, trusted: false, beside: None }
     }
 
     /// Adds a handle; the order is kept. To a Node peer a message carries one at most.
     #[must_use]
     pub fn with_handle(mut self, handle: impl Into<Handle>) -> Self {
-        self.handles.push(handle.into());
+        self.beside().handles.push(handle.into());
         self
     }
 
@@ -125,41 +131,42 @@ impl Message {
 
     /// The handles that came along, in the sender's order.
     pub fn handles(&self) -> &[Handle] {
-        &self.handles
+        self.beside.as_ref().map_or(&[], |beside| &beside.handles)
     }
 
     /// Takes the first handle out, if one is left.
     pub fn take_handle(&mut self) -> Option<Handle> {
-        if self.handles.is_empty() { None } else { Some(self.handles.remove(0)) }
+        let handles = &mut self.beside.as_mut()?.handles;
+        if handles.is_empty() { None } else { Some(handles.remove(0)) }
     }
 
     /// Takes all handles out.
     pub fn take_handles(&mut self) -> Vec<Handle> {
-        std::mem::take(&mut self.handles)
+        self.beside.as_mut().map(|beside| std::mem::take(&mut beside.handles)).unwrap_or_default()
     }
 
     /// How many handles the sender put into this message that did not arrive, because this process had no room for
     /// more open descriptors. When not 0, none of the message's handles are here.
     pub fn lost_handles(&self) -> usize {
-        self.lost_handles.into()
+        self.beside.as_ref().map_or(0, |beside| beside.lost_handles.into())
     }
 
     /// Has a Node peer count the socket in this message under a key, so that it can be asked later how many of them are
     /// open there.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<String>) -> Self {
-        self.counted = Some(Box::new(Counted { key: key.into(), open: None }));
+        self.beside().key = Some(key.into());
         self
     }
 
     /// What the sender counts the socket in this message under.
     pub fn key(&self) -> Option<&str> {
-        self.counted.as_ref().map(|counted| &*counted.key)
+        self.beside.as_ref()?.key.as_deref()
     }
 
     /// Takes the guard that counts the socket in this message as open for its sender. Keep it as long as the socket.
     pub fn take_open_socket(&mut self) -> Option<OpenSocket> {
-        self.counted.as_mut()?.open.take()
+        self.beside.as_mut()?.open.take()
     }
 
     /// The same message with its payload as the peer's codec writes it.
@@ -167,177 +174,33 @@ impl Message {
         Self { payload, format, trusted: true, ..self }
     }
 
+    /// The same message with a payload of V8's as JSON, as far as that can hold it; itself if it cannot.
+    pub(crate) fn into_json(self) -> Result<Self, Self> {
+        match convert::to_line(self.payload.clone(), self.format, self.trusted) {
+            Ok(payload) => Ok(self.with_payload(payload, Format::Json)),
+            Err(_) => Err(self),
+        }
+    }
+
     pub(crate) fn is_trusted(&self) -> bool {
         self.trusted
     }
 
     pub(crate) fn set_open_socket(&mut self, open: OpenSocket) {
-        self.counted = Some(Box::new(Counted { key: open.key().to_owned(), open: Some(open) }));
+        let beside = self.beside();
+        beside.key = Some(open.key().to_owned());
+        beside.open = Some(open);
     }
 
     pub(crate) fn set_handles(&mut self, handles: Vec<Handle>) {
-        self.handles = handles;
+        self.beside().handles = handles;
     }
 
     pub(crate) fn set_lost_handles(&mut self, count: u16) {
-        self.lost_handles = count;
-    }
-}
-
-/// What a message is for, and with it who gets to see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// From program to program.
-    User,
-    /// Between the libraries at both ends; programs never see it.
-    Internal,
-    /// A question; the answer will name the same number.
-    Request(u64),
-    /// The answer to the request of that number.
-    Reply(u64),
-}
-
-/// A message to send, and what it is for.
-#[derive(Debug)]
-pub struct Outgoing {
-    /// What it is for.
-    pub kind: Kind,
-    /// What it says and carries.
-    pub message: Message,
-}
-
-impl Outgoing {
-    /// A message for the other program.
-    pub fn user(message: Message) -> Self {
-        Self { kind: Kind::User, message }
+        self.beside().lost_handles = count;
     }
 
-    /// A message for the library at the other end.
-    pub fn internal(message: Message) -> Self {
-        Self { kind: Kind::Internal, message }
-    }
-
-    /// A question; `id` comes back with the answer. Native codec only.
-    pub fn request(id: u64, message: Message) -> Self {
-        Self { kind: Kind::Request(id), message }
-    }
-
-    /// The answer to the request `id`. Native codec only.
-    pub fn reply(id: u64, message: Message) -> Self {
-        Self { kind: Kind::Reply(id), message }
-    }
-}
-
-impl From<Message> for Outgoing {
-    fn from(message: Message) -> Self {
-        Self::user(message)
-    }
-}
-
-/// A message that came in, by what it is for.
-#[derive(Debug)]
-pub enum Incoming {
-    /// From the other program.
-    User(Message),
-    /// From the library at the other end: under the codecs of Node a cluster message (`NODE_CLUSTER`).
-    Internal(Message),
-    /// A question of the other program. Native codec only.
-    Request {
-        /// To be named in the answer.
-        id: u64,
-        /// The question.
-        message: Message,
-    },
-    /// An answer. Native codec only.
-    Reply {
-        /// The number of the request.
-        id: u64,
-        /// The answer.
-        message: Message,
-    },
-}
-
-impl Incoming {
-    pub(crate) fn new(kind: Kind, message: Message) -> Self {
-        match kind {
-            Kind::User => Self::User(message),
-            Kind::Internal => Self::Internal(message),
-            Kind::Request(id) => Self::Request { id, message },
-            Kind::Reply(id) => Self::Reply { id, message },
-        }
-    }
-
-    /// The message, whatever it is for.
-    pub fn message(&self) -> &Message {
-        match self {
-            Self::User(message) | Self::Internal(message) => message,
-            Self::Request { message, .. } | Self::Reply { message, .. } => message,
-        }
-    }
-
-    /// The message alone, whatever it is for.
-    pub fn into_message(self) -> Message {
-        match self {
-            Self::User(message) | Self::Internal(message) => message,
-            Self::Request { message, .. } | Self::Reply { message, .. } => message,
-        }
-    }
-}
-
-/// Why a value cannot become a message, or a message cannot become a value.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum MessageError {
-    /// The value cannot be written as a message.
-    Unwritable(Cause),
-    /// The payload is raw bytes; use [`Message::bytes`].
-    Raw {
-        /// How many.
-        bytes: usize,
-    },
-    /// The payload is not what its format says, or is nested more than 128 deep.
-    Malformed(Cause),
-    /// The payload is well-formed and does not fit the type.
-    WrongType(Cause),
-}
-
-/// What the codec says about it.
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
-
-impl MessageError {
-    fn json(error: serde_json::Error) -> Self {
-        match error.classify() {
-            serde_json::error::Category::Data => Self::WrongType(error.into()),
-            _ => Self::Malformed(error.into()),
-        }
-    }
-
-    fn v8(error: v8::Error) -> Self {
-        match error {
-            v8::Error::Mismatch { .. } => Self::WrongType(error.into()),
-            _ => Self::Malformed(error.into()),
-        }
-    }
-}
-
-impl fmt::Display for MessageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unwritable(_) => f.write_str("the value cannot be written as a message"),
-            Self::Raw { bytes } => {
-                write!(f, "the message is {bytes} raw bytes, not a value; read them with bytes()")
-            }
-            Self::Malformed(_) => f.write_str("the message is malformed"),
-            Self::WrongType(_) => f.write_str("the message does not fit the type asked for"),
-        }
-    }
-}
-
-impl std::error::Error for MessageError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Unwritable(error) | Self::Malformed(error) | Self::WrongType(error) => Some(&**error),
-            Self::Raw { .. } => None,
-        }
+    fn beside(&mut self) -> &mut Beside {
+        self.beside.get_or_insert_default()
     }
 }

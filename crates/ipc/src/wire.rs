@@ -45,6 +45,7 @@ pub(crate) struct Span {
 }
 
 /// Finds the end of the frame at the front of `bytes`. `scanned` bytes were looked at before, in vain.
+#[inline(always)]
 pub(crate) fn cut(codec: Codec, bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Cut, WireError> {
     match codec {
         Codec::Native => native::cut(bytes, limits),

@@ -17,8 +17,8 @@ use crate::wire::{self, Codec, Cut, Span, WireError};
 /// Bytes asked of the kernel at a time; more while a large frame is on its way. Room for a 64 KiB message in one read.
 const READ: usize = 80 * 1024;
 
-/// Payloads shorter than this are copied, and share a copy with their neighbours: a program that keeps one keeps no more
-/// than this, and messages that come by the thousand cost no allocation each.
+/// Payloads shorter than this are copied, so that a program that keeps one does not keep the whole buffer. A small
+/// allocation costs no more than sharing.
 const COPY: usize = 4 * 1024;
 
 /// Buffers larger than this are not kept to be used again.
@@ -65,9 +65,6 @@ pub(crate) struct Inbox {
     total: Option<usize>,
     /// The position of `start` in the stream.
     position: u64,
-    /// A copy of the bytes from `copied_at` on, which small payloads are cut from.
-    copy: Bytes,
-    copied_at: u64,
     /// Buffers that became messages, to be used again when those are gone.
     used: [Bytes; 2],
     batches: VecDeque<Batch>,
@@ -79,6 +76,7 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     /// Finds the next complete frame.
+    #[inline(always)]
     pub(crate) fn next(&mut self, codec: Codec, limits: &Limits) -> Result<Option<Span>, WireError> {
         let bytes = &self.buffer[self.start..self.end];
         if self.total.is_some_and(|total| bytes.len() < total) || bytes.len() == self.scanned {
@@ -100,38 +98,17 @@ impl Inbox {
     }
 
     /// Takes the frame at the front out and returns its payload.
+    #[inline(always)]
     pub(crate) fn take(&mut self, span: &Span) -> Bytes {
         let length = span.payload.len();
         let behind = self.leftover() - span.total;
-        let payload = if length < COPY {
-            self.share_copy(span)
-        } else if length < behind {
-            Bytes::copy_from_slice(&self.bytes()[span.payload.clone()])
-        } else {
+        if length >= COPY && length >= behind {
             // Cheaper to copy what is behind the frame than the frame itself: the buffer becomes the message.
             return self.give_away(span);
-        };
+        }
+        let payload = Bytes::copy_from_slice(&self.bytes()[span.payload.clone()]);
         self.skip(span.total);
         payload
-    }
-
-    /// Cuts a small payload from a copy of what is in the buffer.
-    fn share_copy(&mut self, span: &Span) -> Bytes {
-        let at = self.position + span.payload.start as u64;
-        let length = span.payload.len();
-        let inside =
-            at.checked_sub(self.copied_at).filter(|offset| offset + length as u64 <= self.copy.len() as u64);
-        let offset = inside.unwrap_or_else(|| {
-            let bytes = &self.buffer[self.start + span.payload.start..self.end];
-            self.copy = Bytes::copy_from_slice(&bytes[..bytes.len().min(COPY)]);
-            self.copied_at = at;
-            0
-        }) as usize;
-        if offset + length == self.copy.len() {
-            // The last one: nobody needs the copy after it.
-            return std::mem::take(&mut self.copy).split_off(offset);
-        }
-        self.copy.slice(offset..offset + length)
     }
 
     fn give_away(&mut self, span: &Span) -> Bytes {

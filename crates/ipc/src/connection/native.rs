@@ -4,12 +4,12 @@ use std::os::fd::OwnedFd;
 
 use everycore_sys::scm_rights::MAX_DESCRIPTORS;
 
-use super::outbox::WITH_HANDLES;
-use super::{Connection, SendError};
+use super::outbox::{SHARE, WITH_HANDLES};
+use super::{ChannelError, Connection, SendError};
 use crate::handle::Handle;
 use crate::message::{Format, Incoming, Message, Outgoing};
 use crate::wire::native::{self, HEADER, Header};
-use crate::wire::{Codec, Span, WireError, convert, json};
+use crate::wire::{Codec, Span, json};
 
 impl Connection {
     pub(super) fn queue_native(&mut self, outgoing: Outgoing) -> Result<(), SendError> {
@@ -18,20 +18,23 @@ impl Connection {
             let outgoing = Box::new(Outgoing { kind, message });
             return Err(SendError::TooManyHandles { limit: MAX_DESCRIPTORS, outgoing });
         }
-        let (mut format, mut payload) = (message.format(), message.bytes().clone());
-        if format == Format::V8 {
-            payload = match convert::to_line(payload, format, true) {
-                Ok(payload) => payload,
-                Err(_) => {
+        if message.format() == Format::V8 {
+            message = match message.into_json() {
+                Ok(message) => message,
+                Err(message) => {
                     let outgoing = Box::new(Outgoing { kind, message });
                     return Err(SendError::NotInCodec { codec: Codec::Native, outgoing });
                 }
             };
-            format = Format::Json;
         }
         let handles = message.take_handles();
-        let header = Header { kind, format, handles: handles.len() as u16 };
+        let header = Header { kind, format: message.format(), handles: handles.len() as u16 };
+        let payload = message.into_bytes();
         let head = native::write_header(&header, payload.len() as u32);
+        if handles.is_empty() && payload.len() < SHARE {
+            self.outbox.push_message(&head, &payload, &[]);
+            return Ok(());
+        }
         self.outbox.begin_message();
         if handles.is_empty() {
             self.outbox.push_slice(&head);
@@ -50,7 +53,7 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn take_native(&mut self, span: &Span) -> Result<Incoming, WireError> {
+    pub(super) fn take_native(&mut self, span: &Span) -> Result<Option<Incoming>, ChannelError> {
         let header = native::read_header(self.inbox.bytes())?;
         if header.format == Format::Json {
             let text = &self.inbox.bytes()[span.payload.clone()];
@@ -66,7 +69,7 @@ impl Connection {
                 self.lose(&mut message, header.handles, claimed.fds.into());
             }
         }
-        Ok(Incoming::new(header.kind, message))
+        Ok(Some(Incoming::new(header.kind, message)))
     }
 
     /// One off would be worse than none: whatever came is closed.

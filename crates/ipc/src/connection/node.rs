@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::net::{AddressFamily, sockopt};
 
-use super::outbox::WITH_HANDLES;
+use super::outbox::{SHARE, WITH_HANDLES};
 use super::{ChannelError, Connection, Life, SendError};
 use crate::handle::{Handle, HandleKind};
 use crate::handoff::{Answer, Handoff, Item, Parcel, Settled};
@@ -149,17 +149,18 @@ impl Connection {
     }
 
     fn push_plain(&mut self, payload: Bytes) {
-        self.outbox.begin_message();
-        match self.codec {
-            Codec::Advanced => {
-                self.outbox.push_slice(&(payload.len() as u32).to_be_bytes());
-                self.outbox.push_bytes(payload);
-            }
-            _ => {
-                self.outbox.push_bytes(payload);
-                self.outbox.push_slice(b"\n");
-            }
+        let length = (payload.len() as u32).to_be_bytes();
+        let (front, back): (&[u8], &[u8]) = match self.codec {
+            Codec::Advanced => (&length, &[]),
+            _ => (&[], b"\n"),
+        };
+        if payload.len() < SHARE {
+            return self.outbox.push_message(front, &payload, back);
         }
+        self.outbox.begin_message();
+        self.outbox.push_slice(front);
+        self.outbox.push_bytes(payload);
+        self.outbox.push_slice(back);
     }
 
     fn push_parcel(&mut self, parcel: Parcel<Outgoing>) {

@@ -107,8 +107,25 @@ impl Outbox {
 
     /// Adds bytes, copied.
     pub(crate) fn push_slice(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            // A piece without bytes could never be written.
+            return;
+        }
         self.bytes += bytes.len();
         self.gathering().extend_from_slice(bytes);
+        self.at_start = false;
+    }
+
+    /// Adds a small message whole, copied.
+    pub(crate) fn push_message(&mut self, front: &[u8], payload: &[u8], back: &[u8]) {
+        self.begin_message();
+        let length = front.len() + payload.len() + back.len();
+        self.bytes += length;
+        let gathered = self.gathering();
+        gathered.reserve(length);
+        gathered.extend_from_slice(front);
+        gathered.extend_from_slice(payload);
+        gathered.extend_from_slice(back);
         self.at_start = false;
     }
 

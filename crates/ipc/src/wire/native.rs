@@ -26,6 +26,7 @@ pub(crate) struct Header {
 }
 
 /// Finds the end of the frame at the front of `bytes`.
+#[inline(always)]
 pub(crate) fn cut(bytes: &[u8], limits: &Limits) -> Result<Cut, WireError> {
     let Some(length) = bytes.first_chunk::<4>() else {
         return Ok(Cut::Partial { total: None });
