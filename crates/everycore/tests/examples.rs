@@ -219,6 +219,28 @@ fn s14_the_deadline_ends_a_worker_that_is_not_done() {
     assert!(example.wait().success());
 }
 
+#[test]
+fn messages_to_all_with_answers_deadlines_and_sockets() {
+    let mut example = Example::start("messages", &[]);
+    let mut online = [example.line(), example.line()];
+    online.sort();
+    assert_eq!(online, ["worker 1 is online", "worker 2 is online"]);
+    for line in [
+        "broadcast reaches 2 workers",
+        "[\"worker 1: heard hello all\", \"worker 2: heard hello all\"]",
+        "worker 1 adds up to 6",
+        "worker 2 did not answer within 50ms",
+        "there is no worker 9",
+        "worker 2 greets \"the client\"",
+        "",
+        "worker 1 asked for the time: {\"time\":null} true",
+        "done",
+    ] {
+        assert_eq!(example.line(), line);
+    }
+    assert!(example.wait().success());
+}
+
 fn address_in(line: &str) -> SocketAddr {
     let at = line.find("127.0.0.1:").unwrap_or_else(|| panic!("no address in '{line}'"));
     line[at..].trim_end_matches('/').parse().unwrap()

@@ -12,6 +12,8 @@ use super::node::unconfirmed;
 use super::sources::Wake;
 use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker, VERSION, Wanted};
 
+const KILL: i32 = 9;
+
 /// Messages read from one worker before others get their turn.
 const TURN: usize = 256;
 
@@ -217,7 +219,12 @@ impl Driver {
     pub(super) fn break_off(&mut self, worker: WorkerId, reason: String) {
         let info = self.info(worker);
         self.tell(Event::Error { worker: info, reason });
+        let joined = self.members.get(&worker).is_some_and(|member| member.joined);
         self.disconnected(worker);
+        if !joined {
+            // It never became a worker, so nothing waits for it to leave.
+            self.order(CoreEvent::Kill { worker, signal: KILL });
+        }
     }
 
     fn disconnected(&mut self, worker: WorkerId) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Time, Urgency, WorkerId};
+use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Time, WorkerId};
 use everycore_sys::eventfd::EventFd;
 use everycore_sys::signals::{self, SignalPipe};
 
@@ -208,6 +208,8 @@ impl Driver {
     fn pass_deadlines(&mut self) {
         let now = self.now();
         if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
+            // It judges workers by what was last read of them.
+            self.observe();
             self.core.handle_deadline(now);
         }
         let instant = Instant::now();
@@ -390,6 +392,29 @@ impl Driver {
         }
     }
 
+    /// The last workers of a listener are about to be told to leave: who waits already still gets in, whatever their
+    /// credit. When the cluster stops, nobody else does.
+    pub(super) fn hand_out_the_rest(&mut self, key: ListenerKey) {
+        if self.mode == Mode::HandOff {
+            let staying =
+                self.members.iter().filter(|(_, member)| member.link.is_some() && member.holds(key));
+            let staying: Vec<WorkerId> = staying.map(|(worker, _)| *worker).collect();
+            if !staying.is_empty() {
+                let rest = self.listeners.accept_the_rest(key);
+                for (arrival, worker) in rest.into_iter().zip(staying.iter().cycle()) {
+                    if let Some(member) = self.members.get_mut(worker) {
+                        // It holds the listener: nothing comes back.
+                        let _ = member.hand(arrival);
+                    }
+                }
+                staying.into_iter().for_each(|worker| self.flush_handoffs(worker));
+            }
+        }
+        if self.core.snapshot().stopping {
+            self.listeners.close(key, &self.sources);
+        }
+    }
+
     fn relieve_stuck(&mut self) {
         let now = self.now();
         let stuck: Vec<WorkerId> = self.core.withdrawable(now).collect();
@@ -421,14 +446,6 @@ impl Driver {
     pub(super) fn order(&mut self, event: core::Event) {
         let now = self.now();
         self.core.handle(event, now);
-    }
-
-    /// Starts to stop: connections that wait already are handed over first, as far as somebody is free.
-    pub(super) fn stop(&mut self, urgency: Urgency) {
-        if urgency == Urgency::Graceful {
-            self.serve_listeners();
-        }
-        self.order(core::Event::Stop { urgency });
     }
 }
 

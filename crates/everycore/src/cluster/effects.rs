@@ -47,7 +47,7 @@ impl Driver {
             Effect::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
             Effect::Disconnect { worker } => self.disconnect(worker),
             Effect::Signal { worker, signal } => self.signal(worker, signal),
-            Effect::Withdraw { worker } => self.withdraw(worker),
+            Effect::Withdraw { worker } => self.relieve(worker),
             Effect::Forget { worker } => self.forget(worker),
             Effect::Notify(notice) => self.announce(notice),
         }
@@ -203,7 +203,22 @@ impl Driver {
         Ok(variables)
     }
 
+    /// What a worker that leaves has not taken goes to others; with no others it serves that itself.
+    fn relieve(&mut self, worker: WorkerId) {
+        let lives =
+            self.members.get(&worker).is_some_and(|member| member.process.is_some() && member.link.is_some());
+        let others = self.listeners.held_by(worker).into_iter().any(|key| self.core.is_served(key));
+        if !lives || others {
+            self.withdraw(worker);
+        }
+    }
+
     fn disconnect(&mut self, worker: WorkerId) {
+        for key in self.listeners.held_by(worker) {
+            if !self.core.is_served(key) {
+                self.hand_out_the_rest(key);
+            }
+        }
         let Some(member) = self.members.get_mut(&worker) else { return };
         if member.joined {
             // Should the queue be full, the worker has not read for long, and TERM follows at its deadline.

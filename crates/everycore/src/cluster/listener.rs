@@ -23,6 +23,9 @@ use crate::protocol::{ListenFailure, Wanted};
 /// Connections accepted in one go before anything else gets its turn.
 const DRAIN: usize = 64;
 
+/// Connections still accepted when the last workers leave: a crowd that never ends must not keep them.
+const REST: usize = 4096;
+
 /// Listeners one worker may have open; a worker that asks for more is out of order, not in need.
 const PER_WORKER: usize = 1024;
 
@@ -254,7 +257,27 @@ impl Listeners {
         }
     }
 
-    fn close(&mut self, key: ListenerKey, sources: &Sources) {
+    /// Keys a worker was granted.
+    pub(crate) fn held_by(&self, worker: WorkerId) -> Vec<ListenerKey> {
+        let held = self.by_key.iter().filter(|(_, listening)| listening.holders.contains(&worker));
+        held.map(|(key, _)| *key).collect()
+    }
+
+    /// Everybody who waits on a listener, as far as descriptors reach.
+    pub(crate) fn accept_the_rest(&mut self, key: ListenerKey) -> Vec<Arrival> {
+        let Some(listening) = self.by_key.get_mut(&key) else { return Vec::new() };
+        let mut rest = Vec::new();
+        while let Ok(Some(arrival)) = listening.next(key) {
+            rest.push(arrival);
+            if rest.len() >= REST {
+                break;
+            }
+        }
+        rest
+    }
+
+    /// Gives up a port.
+    pub(crate) fn close(&mut self, key: ListenerKey, sources: &Sources) {
         if let Some(listening) = self.by_key.remove(&key) {
             if listening.watched {
                 sources.remove(&listening.bound.socket, Wake::Listener(key));

@@ -52,12 +52,12 @@ impl Driver {
             match signal {
                 TERM | INT | QUIT => {
                     let urgency = self.stop.urgency();
-                    self.stop(urgency);
+                    self.order(CoreEvent::Stop { urgency });
                 }
                 // A terminal that hangs up takes the session with it; only without one is HUP the order to reload.
                 HUP if self.stop.had_terminal && !has_terminal() => {
                     let urgency = self.stop.urgency();
-                    self.stop(urgency);
+                    self.order(CoreEvent::Stop { urgency });
                 }
                 HUP => self.order(CoreEvent::Reload),
                 TTIN => self.scale_by(1),
@@ -109,7 +109,7 @@ impl Driver {
             }
             Order::Reload => self.order(CoreEvent::Reload),
             Order::Scale { workers } => self.order(CoreEvent::Scale { workers }),
-            Order::Stop { urgency } => self.stop(urgency),
+            Order::Stop { urgency } => self.order(CoreEvent::Stop { urgency }),
             Order::Snapshot { reply } => {
                 let _ = reply.send(self.core.snapshot());
             }
