@@ -5,7 +5,7 @@
 #![allow(clippy::print_stderr, reason = "an example talks to people")]
 
 use axum::{Router, routing::get};
-use everycore::{Cluster, Error, Event};
+use everycore::{Cluster, Event};
 
 fn main() -> everycore::Result<()> {
     Cluster::builder()
@@ -18,8 +18,7 @@ fn main() -> everycore::Result<()> {
         .run_with(async |worker| {
             let app = Router::new().route("/", get(|| async { "hello\n" }));
             let listener = worker.listener("http").await?;
-            let served = axum::serve(listener, app).with_graceful_shutdown(worker.draining()).await;
-            served.map_err(|source| Error::System { doing: "serving", source })
+            worker.serve(listener, app).await
         })?;
     Ok(())
 }

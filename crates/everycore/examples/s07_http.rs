@@ -36,11 +36,7 @@ async fn serve(worker: Worker) -> everycore::Result<()> {
     let pid = worker.pid();
     let app = Router::new().route("/", get(move || async move { format!("hello from {pid}\n") }));
     let listener = worker.listen(format!("127.0.0.1:{}", port())).await?;
-    let draining = worker.draining();
-    axum::serve(listener, app)
-        .with_graceful_shutdown(draining)
-        .await
-        .map_err(|source| everycore::Error::System { doing: "serving", source })
+    worker.serve(listener, app).await
 }
 
 fn port() -> u16 {

@@ -29,8 +29,8 @@ pub(crate) enum ToWorker {
     Granted { request: u64, key: u32, mode: Mode, address: BoundAddress },
     /// The answer to a `Listen` that failed.
     Refused { request: u64, failure: ListenFailure },
-    /// Stop accepting, drain, leave.
-    Disconnect,
+    /// Stop accepting, drain, leave. `stopping`: the whole cluster does, so nobody is left for a client to go to.
+    Disconnect { stopping: bool },
     /// `Leaving` has been noted.
     LeaveNoted,
 }
@@ -116,7 +116,7 @@ impl ToWorker {
             Self::Refused { request, failure } => json!({
                 "act": "refused", "request": request, "errno": failure.errno, "message": failure.message,
             }),
-            Self::Disconnect => json!({"act": "disconnect"}),
+            Self::Disconnect { stopping } => json!({"act": "disconnect", "stopping": stopping}),
             Self::LeaveNoted => json!({"act": "leave-noted"}),
         }
         .to_string()
@@ -154,7 +154,10 @@ impl ToWorker {
                     message: message.text("message")?.to_owned(),
                 },
             }),
-            "disconnect" => Ok(Self::Disconnect),
+            "disconnect" => {
+                let stopping = message.value("stopping").and_then(Value::as_bool).unwrap_or(false);
+                Ok(Self::Disconnect { stopping })
+            }
             "leave-noted" => Ok(Self::LeaveNoted),
             other => Err(ProtocolError(format!("unknown act '{other}'"))),
         }
@@ -383,7 +386,8 @@ mod tests {
                 request: 1,
                 failure: ListenFailure { errno: 98, message: "bind: in use".into() },
             },
-            ToWorker::Disconnect,
+            ToWorker::Disconnect { stopping: true },
+            ToWorker::Disconnect { stopping: false },
             ToWorker::LeaveNoted,
         ];
         for message in to_worker {

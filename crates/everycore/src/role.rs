@@ -164,7 +164,7 @@ mod tests {
         let early = channel(|primary| primary.queue(Message::json("hi").unwrap()).unwrap());
         assert!(matches!(early, Error::Protocol(_)), "{early:?}");
         let wrong = channel(|primary| {
-            let frame = Message::raw(ToWorker::Disconnect.encode());
+            let frame = Message::raw(ToWorker::Disconnect { stopping: false }.encode());
             primary.queue(Outgoing::internal(frame)).unwrap();
         });
         assert!(matches!(wrong, Error::Protocol(_)), "{wrong:?}");

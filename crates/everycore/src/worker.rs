@@ -3,7 +3,7 @@
 //! | File | Duty |
 //! |---|---|
 //! | `listener`, `source` | connections, handed over or accepted on a shared listener |
-//! | `stream`, `socket`, `blocking` | one connection |
+//! | `stream`, `socket`, `fin`, `blocking` | one connection |
 //! | `load` | the counters the primary reads; when its bell is rung |
 //! | `link`, `driver`, `inbox` | the control channel: sorted, driven, bounded |
 //! | `messages` | what the program says and hears |
@@ -16,6 +16,7 @@ mod axum;
 mod blocking;
 mod drain;
 mod driver;
+mod fin;
 mod inbox;
 mod link;
 mod listener;
@@ -62,6 +63,10 @@ use crate::error::{Error, Result};
 use crate::protocol::{ListenFailure, Wanted, Welcome};
 
 /// How long the primary may take to note that this worker leaves.
+/// How long idle connections stay open when nobody is left to go to.
+const LAST_SILENCE: Duration = Duration::from_secs(1);
+
+/// How long the answer to an own wish to leave is waited for.
 const LEAVE_NOTED: Duration = Duration::from_secs(5);
 
 /// This process as a worker of its cluster. Cheap to clone; may be used from any thread.
@@ -196,14 +201,21 @@ impl Worker {
         }
     }
 
-    /// Resolves when the worker shall leave *and* no connection is open any more, or three quarters of the time to
-    /// drain have passed: the moment to close idle keep-alive connections, which a server that does it sooner
-    /// takes from under requests on their way.
+    /// Resolves when the worker shall leave *and* its clients know: no connection is open any more, or those that are
+    /// have been silent for long enough. The moment to close idle keep-alive connections; a server that does it
+    /// sooner takes them from under requests on their way.
+    ///
+    /// Long enough is three quarters of the time to drain where others serve on, and a second where the whole cluster
+    /// stops or the primary is gone: then nobody is left to answer the next request anyway.
     pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
         let (draining, worker) = (self.draining(), self.clone());
         async move {
             draining.await;
-            let _ = tokio::time::timeout(worker.drain_time() * 3 / 4, worker.idle()).await;
+            let drain = &worker.core.link.drain;
+            let last = drain.is_because(Why::Stopping) || drain.is_because(Why::PrimaryGone);
+            let silence = worker.drain_time() * 3 / 4;
+            let silence = if last { silence.min(LAST_SILENCE) } else { silence };
+            let _ = tokio::time::timeout(silence, worker.idle()).await;
         }
     }
 
@@ -257,7 +269,7 @@ impl Worker {
     /// `exited_after_disconnect`.
     pub fn exited_after_disconnect(&self) -> bool {
         let drain = &self.core.link.drain;
-        drain.is_because(Why::Asked) || drain.is_because(Why::OwnWish)
+        [Why::Asked, Why::Stopping, Why::OwnWish].into_iter().any(|why| drain.is_because(why))
     }
 
     /// Calls `hook` when something goes wrong behind the program's back, once per episode: descriptors run out, messages

@@ -126,7 +126,7 @@ impl Launcher {
 
     /// The port of the first TCP address: as bound, else as asked for.
     fn port(&self, spec: &WorkerSpec) -> Option<u16> {
-        let bound = spec.listeners.iter().map(|(_, _, port)| *port).find(|port| *port != 0);
+        let bound = spec.ports.first().map(|(_, port)| *port);
         let typed = || {
             self.settings.binds.iter().find_map(|(_, address)| match address {
                 Address::Tcp(at) => Some(at.port()),

@@ -158,7 +158,7 @@ impl Driver {
     fn take_signals(&mut self) -> Result<()> {
         if self.stop.takes_signals() {
             let doing = |source| Error::System { doing: "taking the process's signals", source };
-            let pipe = signals::subscribe(&orders::SIGNALS).map_err(doing)?;
+            let pipe = signals::subscribe(&self.stop.signals()).map_err(doing)?;
             self.sources.add(&pipe, Wake::Signals).map_err(doing)?;
             self.signals = Some(pipe);
         }

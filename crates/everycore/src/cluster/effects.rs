@@ -136,6 +136,11 @@ impl Driver {
                     (name.to_owned(), number, bound.address.tcp().map_or(0, |address| address.port()))
                 })
                 .collect(),
+            ports: self
+                .listeners
+                .permanent()
+                .filter_map(|(name, bound)| Some((name.to_owned(), bound.address.port()?)))
+                .collect(),
         }
     }
 
@@ -194,7 +199,7 @@ impl Driver {
             // The child writes its own pid over this between clone and exec.
             set("LISTEN_PID", String::new());
         }
-        if let [(_, _, port)] = spec.listeners[..] {
+        if let [(_, port)] = spec.ports[..] {
             set("PORT", port.to_string());
         }
         if let Some(notify) = &self.notify {
@@ -214,6 +219,7 @@ impl Driver {
     }
 
     fn disconnect(&mut self, worker: WorkerId) {
+        let stopping = self.core.snapshot().stopping;
         for key in self.listeners.held_by(worker) {
             if !self.core.is_served(key) {
                 self.hand_out_the_rest(key);
@@ -223,7 +229,7 @@ impl Driver {
         if member.joined {
             // Should the queue be full, the worker has not read for long, and TERM follows at its deadline.
             let _ = match &member.side {
-                Side::Library(_) => member.tell(&ToWorker::Disconnect, Vec::new()),
+                Side::Library(_) => member.tell(&ToWorker::Disconnect { stopping }, Vec::new()),
                 Side::Node(_) => {
                     self.seq += 1;
                     member.tell_node(&acts::disconnect(self.seq), None)

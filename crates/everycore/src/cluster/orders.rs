@@ -1,6 +1,6 @@
 //! Orders from handles and from Unix signals.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use everycore_core::{Event as CoreEvent, Urgency, WorkerId};
 use everycore_ipc::{Outgoing, SendError};
@@ -10,35 +10,58 @@ use super::event::Event;
 use super::handle::Order;
 use crate::error::Error;
 
-/// `HUP INT QUIT TERM TTIN TTOU`, as Linux numbers them on every architecture.
-pub(super) const SIGNALS: [i32; 6] = [HUP, INT, QUIT, TERM, TTIN, TTOU];
+/// As Linux numbers them on every architecture we support.
+const SIGNALS: [i32; 8] = [HUP, INT, QUIT, USR1, USR2, TERM, TTIN, TTOU];
 const HUP: i32 = 1;
 const INT: i32 = 2;
 const QUIT: i32 = 3;
+const USR1: i32 = 10;
+const USR2: i32 = 12;
 const TERM: i32 = 15;
 const TTIN: i32 = 21;
 const TTOU: i32 = 22;
+
+/// A second order to stop means "at once", unless it is a `TERM` that comes so soon that it is the same one: `timeout`
+/// and others signal a process and its group. Whoever presses Ctrl-C twice means it.
+const SAME_ORDER: Duration = Duration::from_millis(200);
 
 /// Whether signals are taken, and how often a stop was ordered by one.
 pub(super) struct StopKeys {
     takes_signals: bool,
     stops: u32,
+    first: Option<Instant>,
     had_terminal: bool,
 }
 
 impl StopKeys {
     pub(super) fn new(takes_signals: bool) -> Self {
-        Self { takes_signals, stops: 0, had_terminal: has_terminal() }
+        Self { takes_signals, stops: 0, first: None, had_terminal: has_terminal() }
     }
 
     pub(super) fn takes_signals(&self) -> bool {
         self.takes_signals
     }
 
-    fn urgency(&mut self) -> Urgency {
-        self.stops += 1;
+    /// The signals to take; one that whoever started us has ignored, as `nohup` does, stays ignored.
+    pub(super) fn signals(&self) -> Vec<i32> {
+        SIGNALS.into_iter().filter(|signal| *signal != HUP || !is_ignored(HUP)).collect()
+    }
+
+    fn urgency(&mut self, signal: i32) -> Urgency {
+        let first = *self.first.get_or_insert_with(Instant::now);
+        if self.stops == 0 || signal != TERM || first.elapsed() > SAME_ORDER {
+            self.stops += 1;
+        }
         if self.stops > 1 { Urgency::Fast } else { Urgency::Graceful }
     }
+}
+
+/// Whether this process was started with a signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }
 
 /// Whether this process has a controlling terminal that is still there.
@@ -51,15 +74,19 @@ impl Driver {
         while let Some(signal) = self.signals.as_ref().and_then(|pipe| pipe.read()) {
             match signal {
                 TERM | INT | QUIT => {
-                    let urgency = self.stop.urgency();
+                    let urgency = self.stop.urgency(signal);
                     self.order(CoreEvent::Stop { urgency });
                 }
                 // A terminal that hangs up takes the session with it; only without one is HUP the order to reload.
                 HUP if self.stop.had_terminal && !has_terminal() => {
-                    let urgency = self.stop.urgency();
+                    let urgency = self.stop.urgency(signal);
                     self.order(CoreEvent::Stop { urgency });
                 }
                 HUP => self.order(CoreEvent::Reload),
+                USR1 | USR2 => self.tell(Event::Warning {
+                    text: "USR1 and USR2 are kept for reopening logs and for upgrades, which this version does not do"
+                        .into(),
+                }),
                 TTIN => self.scale_by(1),
                 TTOU => self.scale_by(-1),
                 _ => {}

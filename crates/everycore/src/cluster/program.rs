@@ -35,6 +35,8 @@ pub struct WorkerSpec {
     /// The inherited listeners, by name, with the descriptor number each has in the worker and its port (0 for a
     /// Unix socket). Empty unless [`inherit_listeners`](crate::Cluster::inherit_listeners) is set.
     pub listeners: Vec<(String, i32, u16)>,
+    /// The ports bound before the workers start, by listener name; without Unix sockets.
+    pub ports: Vec<(String, u16)>,
 }
 
 /// How to start one worker.

@@ -21,8 +21,10 @@ const LEFTOVERS: Duration = Duration::from_secs(1);
 /// Why the worker leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// The primary said so.
+    /// The primary said so; others take the worker's place.
     Asked,
+    /// The primary said so, to all: the cluster stops.
+    Stopping,
     /// The program said so, and the primary knows.
     OwnWish,
     /// The program has come to its end.
@@ -38,6 +40,7 @@ impl Why {
             Self::OwnWish => 2,
             Self::Ended => 4,
             Self::PrimaryGone => 8,
+            Self::Stopping => 16,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use super::drain::Why;
 use super::driver::{ensure_task, ensure_thread};
+use super::fin;
 use crate::error::{Error, Result};
 
 /// How long the last messages may take to be written, and tasks that block to end.
@@ -50,6 +51,7 @@ impl Worker {
         let in_loop = load.enter_loop();
         let result = runtime.block_on(async {
             ensure_task(&self.core.link)?;
+            tokio::spawn(fin::carry_out());
             let result = program(self.clone()).await;
             self.finish().await;
             result
@@ -157,7 +159,7 @@ mod tests {
             let mut fds = [rustix::event::PollFd::new(&primary.bell, rustix::event::PollFlags::IN)];
             let patience = crate::worker::timespec(crate::worker::testing::PATIENCE);
             assert_eq!(rustix::event::poll(&mut fds, Some(&patience)).unwrap(), 1);
-            primary.tell(&crate::protocol::ToWorker::Disconnect, vec![]);
+            primary.tell(&crate::protocol::ToWorker::Disconnect { stopping: false }, vec![]);
             program.join().unwrap()
         });
         order.unwrap();

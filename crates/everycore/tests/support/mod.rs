@@ -89,6 +89,10 @@ impl Example {
         signal_pid(self.pid(), signal);
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
@@ -102,8 +106,10 @@ impl Drop for Example {
 }
 
 pub(crate) fn signal_pid(pid: u32, signal: i32) {
-    let pidfd = everycore_sys::PidFd::open(pid).unwrap();
-    pidfd.signal(signal).unwrap();
+    // Whoever is gone needs no signal any more.
+    if let Ok(pidfd) = everycore_sys::PidFd::open(pid) {
+        let _ = pidfd.signal(signal);
+    }
 }
 
 /// Cargo builds examples beside the directory of test programs.

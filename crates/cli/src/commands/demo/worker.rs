@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::CONNECTION;
-use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use everycore::{Error, Listener, Message, Worker};
 use serde_json::{Value, json};
@@ -24,9 +23,6 @@ const MAX_MS: u64 = 30_000;
 /// How often the primary hears how many requests were served.
 const REPORT: Duration = Duration::from_millis(250);
 
-/// How long a client that keeps its connection may be silent before it is taken for one that wants nothing more.
-const SILENCE: Duration = Duration::from_secs(1);
-
 /// Where a worker of a primary without an address named `http` listens.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8000";
 
@@ -39,10 +35,10 @@ pub(crate) fn serve(worker: Worker, bind: Option<String>) -> Result<(), Failure>
             let requests = Arc::clone(&service.requests);
             let app = Router::new().fallback(serve_one).with_state(service);
             let reporting = tokio::spawn(report_now_and_then(worker.clone(), Arc::clone(&requests)));
-            let served = axum::serve(listener, app).with_graceful_shutdown(quiet(worker.clone())).await;
+            let served = worker.serve(listener, app).await;
             reporting.abort();
             let _ = worker.send(&json!({"requests": requests.load(Ordering::Relaxed)})).await;
-            served.map_err(|source| Error::System { doing: "serving", source })
+            served
         })
         .map_err(Failure::from)
 }
@@ -53,14 +49,6 @@ async fn listen(worker: &Worker, bind: Option<&str>) -> Result<Listener, Error> 
         Err(Error::NoSuchListener { .. }) => worker.listen(bind.unwrap_or(DEFAULT_ADDRESS)).await,
         other => other,
     }
-}
-
-/// Resolves when the worker shall leave and its clients know: those that are busy learn it from their next answer, and
-/// those that are silent for a while have nothing to lose. Closing at once would lose the requests that are on their
-/// way over connections kept alive.
-async fn quiet(worker: Worker) {
-    worker.draining().await;
-    let _ = tokio::time::timeout(SILENCE, worker.idle()).await;
 }
 
 /// The requests a worker says it has served, if this is such a message.
@@ -85,7 +73,6 @@ async fn report_now_and_then(worker: Worker, requests: Arc<AtomicU64>) {
 /// What every request needs.
 #[derive(Clone)]
 struct Service {
-    worker: Worker,
     who: Arc<str>,
     requests: Arc<AtomicU64>,
 }
@@ -93,17 +80,13 @@ struct Service {
 impl Service {
     fn new(worker: &Worker) -> Self {
         let who = format!("worker {} (pid {})", worker.id(), std::process::id());
-        Self { worker: worker.clone(), who: who.into(), requests: Arc::default() }
+        Self { who: who.into(), requests: Arc::default() }
     }
 }
 
 async fn serve_one(State(service): State<Service>, uri: Uri) -> Response {
     service.requests.fetch_add(1, Ordering::Relaxed);
-    let mut response = answer(&service.who, &uri).await;
-    if service.worker.is_draining() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+    answer(&service.who, &uri).await
 }
 
 async fn answer(who: &str, uri: &Uri) -> Response {

@@ -92,7 +92,9 @@ impl Link {
         mut message: Message,
     ) -> Option<Registration> {
         match order {
-            ToWorker::Disconnect => self.leave(Why::Asked),
+            ToWorker::Disconnect { stopping } => {
+                self.leave(if stopping { Why::Stopping } else { Why::Asked });
+            }
             ToWorker::LeaveNoted => {
                 for asker in state.leave_noted.drain(..) {
                     let _ = asker.send(());

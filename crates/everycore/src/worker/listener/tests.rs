@@ -92,7 +92,7 @@ fn every_connection_is_at_exactly_one_side_however_often_accept_is_cancelled() {
 fn a_draining_worker_serves_what_it_holds_and_then_the_listener_ends() {
     let (mut primary, worker, hand_off, mut listener) = listening();
     let _clients = [hand_off.hand(1), hand_off.hand(2)];
-    primary.tell(&ToWorker::Disconnect, vec![]);
+    primary.tell(&ToWorker::Disconnect { stopping: false }, vec![]);
     run(async {
         worker.draining().await;
         assert!(worker.is_draining() && worker.exited_after_disconnect());
@@ -115,7 +115,7 @@ fn waiting_accepts_and_streams_end_when_the_drain_begins() {
     run(async {
         let mut next = pin!(incoming.next());
         assert!(poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx).is_pending())).await);
-        primary.tell(&ToWorker::Disconnect, vec![]);
+        primary.tell(&ToWorker::Disconnect { stopping: false }, vec![]);
         assert!(next.await.is_none());
     });
     assert_eq!(primary.hear(), FromWorker::Closed { key: 4 });
@@ -153,7 +153,7 @@ fn threads_share_a_listener_and_all_hear_the_order_to_leave() {
         for client in clients {
             wait(&[client.as_fd()], Some(crate::worker::testing::PATIENCE)).unwrap();
         }
-        primary.tell(&ToWorker::Disconnect, vec![]);
+        primary.tell(&ToWorker::Disconnect { stopping: false }, vec![]);
     });
     let mut served = served.into_inner().unwrap();
     served.sort_unstable();
@@ -181,7 +181,7 @@ fn a_shared_backlog_is_left_to_the_others() {
         assert_eq!(peer, BoundAddress::Tcp(first.local_addr().unwrap()));
         assert_eq!(stream.local_addr().unwrap(), BoundAddress::Tcp(address));
         let second = std::net::TcpStream::connect(address).unwrap();
-        primary.tell(&ToWorker::Disconnect, vec![]);
+        primary.tell(&ToWorker::Disconnect { stopping: false }, vec![]);
         worker.draining().await;
         assert!(listener.accept().await.is_err());
         assert_eq!(socket.accept().unwrap().1, second.local_addr().unwrap());

@@ -170,7 +170,7 @@ fn an_order_gets_through_to_a_program_that_reads_no_messages() {
             for number in 0..MESSAGES + 10 {
                 primary.send(Message::json(&number).unwrap().into());
             }
-            primary.tell(&ToWorker::Disconnect, vec![]);
+            primary.tell(&ToWorker::Disconnect { stopping: false }, vec![]);
         })
         .await;
         draining.await.unwrap();
