@@ -9,12 +9,15 @@ use std::net::{Shutdown, TcpStream as StdTcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use super::fin;
 
 /// What kind of connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +29,8 @@ pub(crate) enum Family {
 /// See the module.
 #[derive(Debug)]
 pub(crate) enum Socket {
-    /// No reactor knows it.
-    Direct { fd: OwnedFd, family: Family },
+    /// No reactor knows it. Shared only with the list of shutdowns that were put off, and weakly.
+    Direct { fd: Arc<OwnedFd>, family: Family },
     /// Watched by the reactor it was registered with.
     Tcp(TcpStream),
     /// As `Tcp`.
@@ -38,7 +41,7 @@ pub(crate) enum Socket {
 
 impl Socket {
     pub(crate) fn new(fd: OwnedFd, family: Family) -> Self {
-        Self::Direct { fd, family }
+        Self::Direct { fd: Arc::new(fd), family }
     }
 
     pub(crate) fn is_direct(&self) -> bool {
@@ -51,8 +54,12 @@ impl Socket {
             return Err(io::Error::other("an asynchronous read or write outside of a tokio runtime"));
         }
         match std::mem::replace(self, Self::Lost) {
-            Self::Direct { fd, family: Family::Tcp } => *self = Self::Tcp(TcpStream::from_std(fd.into())?),
-            Self::Direct { fd, family: Family::Unix } => *self = Self::Unix(UnixStream::from_std(fd.into())?),
+            Self::Direct { fd, family: Family::Tcp } => {
+                *self = Self::Tcp(TcpStream::from_std(alone(fd)?.into())?);
+            }
+            Self::Direct { fd, family: Family::Unix } => {
+                *self = Self::Unix(UnixStream::from_std(alone(fd)?.into())?);
+            }
             registered => *self = registered,
         }
         Ok(())
@@ -61,7 +68,7 @@ impl Socket {
     /// The descriptor alone, out of the reactor.
     pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
         match self {
-            Self::Direct { fd, .. } => Ok(fd),
+            Self::Direct { fd, .. } => alone(fd),
             Self::Tcp(stream) => Ok(stream.into_std()?.into()),
             Self::Unix(stream) => Ok(stream.into_std()?.into()),
             Self::Lost => Err(lost()),
@@ -70,7 +77,7 @@ impl Socket {
 
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         match self {
-            Self::Direct { fd, .. } => Ok(fd.as_fd()),
+            Self::Direct { fd, .. } => Ok((**fd).as_fd()),
             Self::Tcp(stream) => Ok(stream.as_fd()),
             Self::Unix(stream) => Ok(stream.as_fd()),
             Self::Lost => Err(lost()),
@@ -125,6 +132,14 @@ impl Socket {
         }
     }
 
+    /// Says that we send no more: at once, or, if that is as good, at the end of the loop's turn. True in the second case.
+    pub(crate) fn finish_writing(&self) -> io::Result<bool> {
+        match self {
+            Self::Direct { fd, .. } if fin::put_off(fd) => Ok(true),
+            _ => self.shutdown(Shutdown::Write).map(|()| false),
+        }
+    }
+
     pub(crate) fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         match self.family() {
             Family::Tcp => Ok(sockopt::set_tcp_nodelay(self.fd()?, nodelay)?),
@@ -155,6 +170,12 @@ impl Socket {
             Self::Direct { .. } | Self::Lost => Poll::Ready(Err(lost())),
         }
     }
+}
+
+/// The descriptor out of its shared place.
+fn alone(fd: Arc<OwnedFd>) -> io::Result<OwnedFd> {
+    // Shared at this very moment means that another thread carries out a shutdown.
+    Arc::try_unwrap(fd).or_else(|fd| fd.try_clone())
 }
 
 fn lost() -> io::Error {

@@ -55,6 +55,8 @@ pub struct Stream {
     look: Look,
     /// Received and not given out yet.
     ahead: Bytes,
+    /// The end of writing was put off to the end of the loop's turn.
+    fin_due: bool,
 }
 
 /// What a [`Stream`] is made of; see [`Stream::into_parts`].
@@ -89,7 +91,14 @@ impl Stream {
             // Empty, so that it allocates nothing: clients of a Unix socket have no name.
             None => (Family::Unix, BoundAddress::Unix(Default::default())),
         };
-        Self { socket: Socket::new(fd, family), lease, peer, look: Look::First, ahead: Bytes::new() }
+        Self {
+            socket: Socket::new(fd, family),
+            lease,
+            peer,
+            look: Look::First,
+            ahead: Bytes::new(),
+            fin_due: false,
+        }
     }
 
     /// Who connected, as the kernel told the one who accepted; asks nobody. Clients of a Unix socket have an empty path.
@@ -137,7 +146,8 @@ impl Stream {
     ///
     /// # Errors
     /// The socket cannot be taken out of the reactor.
-    pub fn into_parts(self) -> io::Result<Parts> {
+    pub fn into_parts(mut self) -> io::Result<Parts> {
+        self.end_writing()?;
         Ok(Parts { socket: self.socket.into_fd()?, ahead: self.ahead, lease: self.lease })
     }
 
@@ -198,6 +208,7 @@ impl Stream {
 
     /// Reads without the reactor; `Pending` only after the waker was called or the socket was registered.
     fn poll_read_direct(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.end_writing()?;
         match self.look {
             Look::First | Look::More => {
                 match self.receive(buffer.remaining(), |bytes| buffer.put_slice(bytes)) {
@@ -243,6 +254,14 @@ impl Stream {
         self.lease.first_turn_over();
     }
 
+    /// Carries out a shutdown that was put off: the stream was not dropped after all.
+    fn end_writing(&mut self) -> io::Result<()> {
+        match std::mem::take(&mut self.fin_due) {
+            true => self.socket.shutdown(Shutdown::Write),
+            false => Ok(()),
+        }
+    }
+
     fn has_written(&mut self, count: usize) {
         if count > 0 {
             self.lease.first_turn_over();
@@ -284,6 +303,7 @@ impl AsyncWrite for Stream {
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.end_writing()?;
         if this.socket.is_direct() {
             match this.write_now(buffers) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => this.socket.register()?,
@@ -303,8 +323,10 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.socket.shutdown(Shutdown::Write))
+    /// Within the worker's own loop the end goes out with the loop's turn; sooner, if the stream is dropped or read.
+    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.fin_due = self.socket.finish_writing()?;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -171,6 +171,42 @@ fn the_end_of_file_is_found_again() {
     });
 }
 
+/// Whether the client has seen the end, without waiting for it.
+fn has_ended(client: &mut UnixStream) -> bool {
+    match client.read(&mut [0]) {
+        Ok(0) => true,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+        other => panic!("{other:?} instead of an end"),
+    }
+}
+
+#[test]
+fn within_the_loop_a_shutdown_goes_out_with_the_turn_or_the_next_read() {
+    run(async {
+        tokio::spawn(crate::worker::fin::carry_out());
+        tokio::task::yield_now().await;
+
+        let mut kept = Fixture::new();
+        kept.stream.shutdown().await.unwrap();
+        assert!(!has_ended(&mut kept.client), "put off");
+        tokio::task::yield_now().await;
+        assert!(has_ended(&mut kept.client));
+
+        let mut dropped = Fixture::new();
+        dropped.stream.shutdown().await.unwrap();
+        drop(dropped.stream);
+        assert!(has_ended(&mut dropped.client));
+
+        let mut read = Fixture::new();
+        read.stream.shutdown().await.unwrap();
+        assert!(read.poll_read(&Arc::default(), 10).is_pending());
+        assert!(has_ended(&mut read.client));
+    });
+    let mut outside = Fixture::new();
+    run(outside.stream.shutdown()).unwrap();
+    assert!(has_ended(&mut outside.client), "there is no loop to wait for");
+}
+
 #[test]
 fn large_amounts_go_both_ways_at_once() {
     const LEN: usize = 3 << 20;
