@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use everycore_ipc::{
-    Channel, Codec, Connection, Flush, Fork, Limits, Message, Received, blocking, fork, inherited,
+    Channel, Codec, Connection, Flush, Fork, Format, Limits, Message, Received, blocking, fork, inherited,
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -111,17 +111,20 @@ fn be_peer(role: &str) -> Result {
     }
 }
 
-/// What a program says: a name, and some rows.
-type Said = (String, Vec<(u64, String, f64, bool)>);
+/// What a program says: what it is about, and a text.
+type Said = (String, String);
 
 /// Reads a message as a program would. The last of a series is empty, and is always answered.
 fn answer(message: Message, echo: bool) -> Result<Option<Message>> {
-    if message.format() == everycore_ipc::Format::Raw {
+    if message.format() == Format::Raw {
         let reply = echo || message.bytes().len() == 1;
         return Ok(reply.then_some(message));
     }
     let said: Said = message.parse()?;
-    Ok(if echo || said.0.is_empty() { Some(Message::json(&said)?) } else { None })
+    if !echo && !said.0.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(if message.format() == Format::V8 { Message::v8(&said)? } else { Message::json(&said)? }))
 }
 
 /// A message of about this size: bytes between Rust programs, else what a program would say.
@@ -129,9 +132,7 @@ fn payload(codec: Codec, size: usize) -> Payload {
     if codec == Codec::Native {
         return Payload::Raw(vec![b'x'; size].into());
     }
-    let row = |id| (id, "the name of a thing, or so".to_owned(), 0.25, true);
-    let rows = (0..size as u64 / 50).map(row).collect();
-    Payload::Said(("notify".to_owned(), rows))
+    Payload::Said(("notify".to_owned(), "x".repeat(size.saturating_sub(14))))
 }
 
 enum Payload {
@@ -140,10 +141,11 @@ enum Payload {
 }
 
 impl Payload {
-    fn message(&self) -> Result<Message> {
-        Ok(match self {
-            Self::Raw(bytes) => Message::raw(bytes.clone()),
-            Self::Said(said) => Message::json(said)?,
+    fn message(&self, codec: Codec) -> Result<Message> {
+        Ok(match (self, codec) {
+            (Self::Raw(bytes), _) => Message::raw(bytes.clone()),
+            (Self::Said(said), Codec::Advanced) => Message::v8(said)?,
+            (Self::Said(said), _) => Message::json(said)?,
         })
     }
 
@@ -151,7 +153,7 @@ impl Payload {
     fn last(&self) -> Result<Message> {
         Ok(match self {
             Self::Raw(_) => Message::raw("x"),
-            Self::Said(_) => Message::json(&(String::new(), [0; 0]))?,
+            Self::Said(_) => Message::json(&("", ""))?,
         })
     }
 }
@@ -170,7 +172,7 @@ fn one_way(codec: Option<Codec>, face: &str, size: usize, time: Duration) -> Res
             runtime()?.block_on(async {
                 while start.elapsed() < time {
                     for _ in 0..batch(size) {
-                        channel.send_message(payload.message()?).await?;
+                        channel.send_message(payload.message(codec)?).await?;
                         count += 1;
                     }
                 }
@@ -183,7 +185,7 @@ fn one_way(codec: Option<Codec>, face: &str, size: usize, time: Duration) -> Res
             let channel = blocking::Channel::new(connection);
             while start.elapsed() < time {
                 for _ in 0..batch(size) {
-                    channel.send_message(payload.message()?)?;
+                    channel.send_message(payload.message(codec)?)?;
                     count += 1;
                 }
             }
@@ -194,7 +196,7 @@ fn one_way(codec: Option<Codec>, face: &str, size: usize, time: Duration) -> Res
             let mut connection = connection;
             while start.elapsed() < time {
                 for _ in 0..batch(size) {
-                    connection.queue(payload.message()?)?;
+                    connection.queue(payload.message(codec)?)?;
                     count += 1;
                     if connection.queued_bytes() >= 64 * 1024 {
                         flush(&mut connection)?;
@@ -221,11 +223,11 @@ fn round_trip(codec: Option<Codec>, face: &str, size: usize, time: Duration) -> 
         "tokio" => {
             let channel = Channel::new(connection);
             start = runtime()?.block_on(async {
-                channel.send_message(payload.message()?).await?;
+                channel.send_message(payload.message(codec)?).await?;
                 channel.recv().await?;
                 let start = Instant::now();
                 while start.elapsed() < time {
-                    channel.send_message(payload.message()?).await?;
+                    channel.send_message(payload.message(codec)?).await?;
                     check(channel.recv().await?)?;
                     count += 1;
                 }
@@ -234,23 +236,23 @@ fn round_trip(codec: Option<Codec>, face: &str, size: usize, time: Duration) -> 
         }
         "blocking" => {
             let channel = blocking::Channel::new(connection);
-            channel.send_message(payload.message()?)?;
+            channel.send_message(payload.message(codec)?)?;
             channel.recv()?;
             start = Instant::now();
             while start.elapsed() < time {
-                channel.send_message(payload.message()?)?;
+                channel.send_message(payload.message(codec)?)?;
                 check(channel.recv()?)?;
                 count += 1;
             }
         }
         _ => {
             let mut connection = connection;
-            connection.queue(payload.message()?)?;
+            connection.queue(payload.message(codec)?)?;
             flush(&mut connection)?;
             receive(&mut connection)?;
             start = Instant::now();
             while start.elapsed() < time {
-                connection.queue(payload.message()?)?;
+                connection.queue(payload.message(codec)?)?;
                 flush(&mut connection)?;
                 check(Some(receive(&mut connection)?))?;
                 count += 1;
@@ -284,7 +286,7 @@ fn cpu_time(codec: Option<Codec>, size: usize, time: Duration) -> Result<f64> {
     let payload = payload(codec, size);
     while thread_time() - start < time {
         for _ in 0..at_once {
-            here.queue(payload.message()?)?;
+            here.queue(payload.message(codec)?)?;
         }
         let mut got = 0;
         while got < at_once {

@@ -13,10 +13,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use crate::connection::{ChannelError, Connection, Received, SendError};
+use crate::connection::{ChannelError, Connection, Received, SendError, message};
 use crate::handle::Handle;
-use crate::message::{Incoming, Message, Outgoing};
+use crate::message::{Incoming, Message, MessageError, Outgoing};
 use crate::sockets::Book;
+use crate::wire::Codec;
 
 /// How long to wait before descriptors are tried again after the kernel had too many on their way.
 const THROTTLE: Duration = Duration::from_millis(1);
@@ -47,6 +48,7 @@ pub struct Channel {
 }
 
 struct Inner {
+    codec: Codec,
     socket: Arc<OwnedFd>,
     /// The open sockets that a Node peer counts.
     book: Option<Arc<Book>>,
@@ -66,6 +68,7 @@ impl Channel {
     pub fn new(connection: Connection) -> Self {
         let book = connection.book().cloned();
         let inner = Arc::new(Inner {
+            codec: connection.codec(),
             socket: Arc::clone(connection.socket()),
             book: book.clone(),
             state: Mutex::new(State { connection, reading: false }),
@@ -82,15 +85,15 @@ impl Channel {
         Self { inner }
     }
 
-    /// Sends a value as JSON; returns when it is written to the socket.
+    /// Sends a value; returns when it is written to the socket.
     ///
     /// # Errors
     /// The value cannot be written, or the channel is closed or fails.
     pub fn send<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError> {
-        self.send_message(Message::json(value)?)
+        self.send_message(self.message(value)?)
     }
 
-    /// Sends a value as JSON, with a handle.
+    /// Sends a value, with a handle.
     ///
     /// # Errors
     /// As [`Channel::send`].
@@ -99,7 +102,15 @@ impl Channel {
         value: &T,
         handle: impl Into<Handle>,
     ) -> Result<(), SendError> {
-        self.send_message(Message::json(value)?.with_handle(handle))
+        self.send_message(self.message(value)?.with_handle(handle))
+    }
+
+    /// Makes a message of a value, written as the codec of this channel would have it.
+    ///
+    /// # Errors
+    /// The value refuses to be written.
+    pub fn message<T: Serialize + ?Sized>(&self, value: &T) -> Result<Message, MessageError> {
+        message(self.inner.codec, value)
     }
 
     /// Sends a message; returns when it is written to the socket, and when it carries a handle for a Node peer, when the

@@ -20,9 +20,9 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::connection::{ChannelError, Connection, Flush, Received, SendError};
+use crate::connection::{ChannelError, Connection, Flush, Received, SendError, message};
 use crate::handle::Handle;
-use crate::message::{Incoming, Message, Outgoing};
+use crate::message::{Incoming, Message, MessageError, Outgoing};
 use crate::wire::Codec;
 
 /// Bytes queued within one turn from which on they are written without waiting for its end.
@@ -60,6 +60,7 @@ struct Owner {
 }
 
 struct Inner {
+    codec: Codec,
     socket: Arc<OwnedFd>,
     ready: OnceLock<AsyncFd<Arc<OwnedFd>>>,
     state: Mutex<State>,
@@ -84,6 +85,7 @@ impl Channel {
     /// Waits on behalf of this connection from now on.
     pub fn new(connection: Connection) -> Self {
         let inner = Inner {
+            codec: connection.codec(),
             socket: Arc::clone(connection.socket()),
             ready: OnceLock::new(),
             state: Mutex::new(State { connection, turn: false, dropped: false }),
@@ -104,7 +106,7 @@ impl Channel {
         Self { owner: Arc::new(Owner { inner }) }
     }
 
-    /// Sends a value as JSON. Waits only while the queue to the peer is full.
+    /// Sends a value. Waits only while the queue to the peer is full.
     ///
     /// When it returns, the message is written or will be at the end of this turn of the runtime; a program that exits
     /// right away calls [`Channel::flush`] first.
@@ -112,10 +114,10 @@ impl Channel {
     /// # Errors
     /// The value cannot be written, or the channel is closed or fails.
     pub async fn send<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError> {
-        self.send_message(Message::json(value)?).await
+        self.send_message(self.message(value)?).await
     }
 
-    /// Sends a value as JSON, with a handle.
+    /// Sends a value, with a handle.
     ///
     /// # Errors
     /// As [`Channel::send`].
@@ -124,8 +126,16 @@ impl Channel {
         value: &T,
         handle: impl Into<Handle>,
     ) -> Result<(), SendError> {
-        let message = Message::json(value)?.with_handle(handle);
+        let message = self.message(value)?.with_handle(handle);
         self.send_message(message).await
+    }
+
+    /// Makes a message of a value, written as the codec of this channel would have it.
+    ///
+    /// # Errors
+    /// The value refuses to be written.
+    pub fn message<T: Serialize + ?Sized>(&self, value: &T) -> Result<Message, MessageError> {
+        message(self.owner.inner.codec, value)
     }
 
     /// Sends a message. Waits only while the queue to the peer is full.

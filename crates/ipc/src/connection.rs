@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use rustix::io::FdFlags;
 use rustix::net::{Shutdown, sockopt};
+use serde::Serialize;
 
 pub use error::{ChannelError, SendError};
 use inbox::{Fill, Inbox};
@@ -24,7 +25,7 @@ pub use outbox::Flush;
 use outbox::{Outbox, SHARE};
 
 use crate::limits::Limits;
-use crate::message::{Incoming, Outgoing};
+use crate::message::{Incoming, Message, MessageError, Outgoing};
 use crate::sockets::Book;
 use crate::wire::Codec;
 
@@ -124,6 +125,14 @@ impl Connection {
             failure: None,
             lost_handles: 0,
         })
+    }
+
+    /// Makes a message of a value, written as the codec of this connection would have it.
+    ///
+    /// # Errors
+    /// The value refuses to be written.
+    pub fn message<T: Serialize + ?Sized>(&self, value: &T) -> Result<Message, MessageError> {
+        message(self.codec, value)
     }
 
     /// Adds a message to what is to be written. Nothing is written before [`Connection::flush`].
@@ -388,6 +397,11 @@ impl Connection {
     pub fn is_ended(&self) -> bool {
         self.inbox.ended() && self.inbox.leftover() == 0
     }
+}
+
+/// A value as a message of a codec.
+pub(crate) fn message<T: Serialize + ?Sized>(codec: Codec, value: &T) -> Result<Message, MessageError> {
+    if codec == Codec::Advanced { Message::v8(value) } else { Message::json(value) }
 }
 
 impl AsFd for Connection {

@@ -79,7 +79,7 @@ fn what_is_no_message_is_told_apart() {
         (Codec::Json, b"\n".to_vec(), WireError::Empty),
         (Codec::Json, b" \t\r\n".to_vec(), WireError::Empty),
         (Codec::Json, b"hello\n".to_vec(), WireError::NotJson { first: b'h' }),
-        (Codec::Json, b"\xff\n".to_vec(), WireError::NotJson { first: 0xEF }),
+        (Codec::Json, b"\xff\n".to_vec(), WireError::NotJson { first: 0xFF }),
         (Codec::Json, huge.to_vec(), WireError::TooLarge { bytes: 1001, limit: 1000 }),
         (Codec::Json, [&deep[..], b"\n"].concat(), WireError::TooDeep { limit: 10 }),
         (Codec::Json, ACK.into(), WireError::SurplusAnswer),

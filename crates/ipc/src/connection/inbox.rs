@@ -22,7 +22,7 @@ const READ: usize = 80 * 1024;
 const COPY: usize = 4 * 1024;
 
 /// Buffers larger than this are not kept to be used again.
-const KEEP: usize = (1 << 20) + READ;
+const KEEP: usize = 3 << 19;
 
 /// Descriptors of one `sendmsg`, and where they were in the stream.
 #[derive(Debug)]

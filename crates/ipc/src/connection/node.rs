@@ -219,12 +219,11 @@ impl Connection {
         let (heard, mended) = match self.codec {
             Codec::Advanced => (advanced::read(payload, &self.limits)?, None),
             _ => {
-                let text = json::to_utf8(payload);
-                json::check_depth(&text, self.limits.depth)?;
-                let heard = json::read(&text)?;
-                let mended =
-                    matches!(text, std::borrow::Cow::Owned(_)).then(|| Bytes::from(text.into_owned()));
-                (heard, mended)
+                json::check_depth(payload, self.limits.depth)?;
+                match json::mend(payload) {
+                    None => (json::read(payload)?, None),
+                    Some(mended) => (json::read(&mended)?, Some(Bytes::from(mended))),
+                }
             }
         };
         if !matches!(heard, Heard::Handle { .. }) {

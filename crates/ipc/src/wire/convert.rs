@@ -61,14 +61,18 @@ pub(crate) fn to_v8(payload: Bytes, format: Format, trusted: bool) -> Result<Byt
     }
 }
 
-/// Reads JSON; surrogates without a partner, which JavaScript allows, become U+FFFD.
+/// Reads JSON. What JavaScript allows and Rust text cannot hold becomes U+FFFD: bytes that are not UTF-8, which Node reads
+/// so as well, and surrogates without a partner.
 pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
-    match serde_json::from_slice(text) {
-        Err(error) if error.is_syntax() => match json::mend_surrogates(text) {
-            Some(mended) => serde_json::from_slice(&mended),
-            None => Err(error),
-        },
-        result => result,
+    let error = match serde_json::from_slice(text) {
+        Err(error) if error.is_syntax() => error,
+        result => return result,
+    };
+    let valid = json::to_utf8(text);
+    match (json::mend_surrogates(&valid), valid) {
+        (Some(mended), _) => serde_json::from_slice(&mended),
+        (None, Cow::Owned(valid)) => serde_json::from_slice(&valid),
+        (None, Cow::Borrowed(_)) => Err(error),
     }
 }
 

@@ -34,9 +34,18 @@ pub(crate) fn cut(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Cut, 
 
 /// The line as valid UTF-8, with U+FFFD in place of what is not, as Node reads it.
 pub(crate) fn to_utf8(line: &[u8]) -> Cow<'_, [u8]> {
-    match String::from_utf8_lossy(line) {
-        Cow::Borrowed(_) => Cow::Borrowed(line),
-        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    // Nearly always it is valid, and finding that out is much faster than looking for what is not.
+    match std::str::from_utf8(line) {
+        Ok(_) => Cow::Borrowed(line),
+        Err(_) => Cow::Owned(String::from_utf8_lossy(line).into_owned().into_bytes()),
+    }
+}
+
+/// The line as valid UTF-8, if it is not and may concern the library. Other text is mended when it is parsed.
+pub(crate) fn mend(line: &[u8]) -> Option<Vec<u8>> {
+    match may_be_internal(line).then(|| to_utf8(line)) {
+        Some(Cow::Owned(mended)) => Some(mended),
+        _ => None,
     }
 }
 
