@@ -224,6 +224,10 @@ fn install(signal: i32, handler: libc::sighandler_t) -> io::Result<libc::sigacti
     action.sa_sigaction = handler;
     // Other runtimes in the process give their threads alternate stacks; on theirs we must run, too.
     action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+    // One at a time: an alternate stack has room for two or three frames with the vector registers of today, and a
+    // storm of different signals would nest as many handlers as there are numbers.
+    // SAFETY: fills in the mask of a live sigaction.
+    unsafe { libc::sigfillset(&mut action.sa_mask) };
     // SAFETY: both pointers are to live values; the handler is `on_signal`, SIG_DFL or SIG_IGN, and `on_signal` does
     // only what a handler may do.
     match unsafe { libc::sigaction(signal, &action, &mut previous) } {

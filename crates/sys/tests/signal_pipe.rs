@@ -32,6 +32,30 @@ fn signals_arrive_as_numbers_and_leave_no_trace() {
     drop(blocked);
     assert_eq!(again.read(), Some(libc::SIGUSR2));
 
+    // Many at once need no more of the alternate stack than one.
+    drop(again);
+    let storm = [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGALRM,
+        libc::SIGTERM,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGWINCH,
+    ];
+    let pipe = subscribe(&storm).unwrap();
+    let blocked = signals::block_all();
+    storm.into_iter().for_each(raise);
+    drop(blocked);
+    let mut got: Vec<i32> = std::iter::from_fn(|| pipe.read()).collect();
+    got.sort_unstable();
+    let mut sent = storm.to_vec();
+    sent.sort_unstable();
+    assert_eq!(got, sent);
+
     assert_eq!(signals::name(libc::SIGTERM), Some("SIGTERM"));
     assert_eq!(signals::name(64), None);
     assert_eq!(signals::number("usr1"), Some(libc::SIGUSR1));
@@ -42,7 +66,7 @@ fn signals_arrive_as_numbers_and_leave_no_trace() {
 
 /// To this thread, so that it has been handled when the call returns.
 fn raise(signal: i32) {
-    // SAFETY: both signals are caught.
+    // SAFETY: all signals raised here are caught.
     assert_eq!(unsafe { libc::raise(signal) }, 0);
 }
 
