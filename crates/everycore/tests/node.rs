@@ -10,5 +10,13 @@
 #[path = "node/support.rs"]
 mod support;
 
+#[path = "node/connections.rs"]
+mod connections;
+#[path = "node/hostile.rs"]
+mod hostile;
 #[path = "node/listen.rs"]
 mod listen;
+#[path = "node/messages.rs"]
+mod messages;
+#[path = "node/shutdown.rs"]
+mod shutdown;

@@ -8,6 +8,7 @@ use everycore_ipc::{Outgoing, SendError};
 use super::driver::Driver;
 use super::event::Event;
 use super::handle::Order;
+use super::member::Side;
 use crate::error::Error;
 
 /// As Linux numbers them on every architecture we support.
@@ -124,6 +125,11 @@ impl Driver {
                     let _ = reply.send(Err(Error::Disconnected));
                     return;
                 };
+                if let Side::Node(_) = member.side {
+                    let why = "a Node worker cannot be asked: its channel knows no requests; send a message instead";
+                    let _ = reply.send(Err(Error::Setting(why.into())));
+                    return;
+                }
                 let id = member.requests.open(reply, timeout, Instant::now());
                 self.send(worker, Outgoing::request(id, message));
             }

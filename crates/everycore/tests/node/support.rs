@@ -144,7 +144,7 @@ impl Nodes {
             let left = deadline.saturating_duration_since(Instant::now());
             let seen =
                 self.events.recv_timeout(left).unwrap_or_else(|_| panic!("not in time; seen: {passed:#?}"));
-            passed.push(format!("{seen:?}"));
+            passed.push(format!("{seen:?}").chars().take(300).collect::<String>());
             if let Some(found) = pick(seen) {
                 return found;
             }

@@ -18,6 +18,9 @@ use crate::cluster::node::acts::{self, Asked, Query};
 /// First and longest time without connections for a worker that refused one.
 const SULK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
+/// Refusals are counted over so long.
+const SPAN: Duration = Duration::from_secs(10);
+
 /// What was handed to one Node worker.
 #[derive(Default)]
 pub(crate) struct Node {
@@ -29,8 +32,14 @@ pub(crate) struct Node {
     /// Connections closed, as our preloaded hook reports; without the hook nothing is known.
     closed: Option<u64>,
     sulk: Sulk,
-    /// Queries that were refused.
-    pub(crate) refusals: u32,
+    pub(crate) refusals: Refusals,
+}
+
+/// Queries that were refused, in the present span of time.
+#[derive(Default)]
+pub(crate) struct Refusals {
+    since: Option<Instant>,
+    count: u32,
 }
 
 /// A server the worker was given.
@@ -47,6 +56,18 @@ struct Sulk {
     length: Duration,
     /// Connections refused and still on the worker's account.
     charged: u64,
+}
+
+impl Refusals {
+    /// Counts one, and says which of the last ten seconds it is, about.
+    pub(crate) fn count(&mut self, now: Instant) -> u32 {
+        let since = *self.since.get_or_insert(now);
+        if now.duration_since(since) >= SPAN {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count = self.count.saturating_add(1);
+        self.count
+    }
 }
 
 /// What a worker said to a `newconn`.
@@ -276,6 +297,15 @@ mod tests {
         assert_eq!(node.counters.closed, 1, "never more than it took");
         assert_eq!(node.report(0), 0);
         assert_eq!(node.counters.closed, 1);
+    }
+
+    #[test]
+    fn refusals_are_counted_over_a_while() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        assert_eq!(
+            (refusals.count(now), refusals.count(now + SPAN / 2), refusals.count(now + SPAN)),
+            (1, 2, 1)
+        );
     }
 
     #[test]

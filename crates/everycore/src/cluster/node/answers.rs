@@ -20,8 +20,11 @@ use crate::protocol::{ListenFailure, Mode, ProtocolError};
 /// `LISTEN_FDS` counts from here, and `listen({fd})` in a worker with it.
 const FIRST_DESCRIPTOR: i32 = 3;
 
-/// Refused queries of one worker that observers hear of.
+/// Refused queries of one worker, within ten seconds, that observers hear of.
 const TOLD: u32 = 8;
+
+/// Refused queries of one worker, within ten seconds, that are answered.
+const BORNE: u32 = 1000;
 
 impl Driver {
     pub(in crate::cluster) fn hear_node(&mut self, worker: WorkerId, message: &Message) {
@@ -118,13 +121,16 @@ impl Driver {
         }
     }
 
-    /// A worker hears only a number: the whole story is for observers.
+    /// A worker hears only a number: the whole story is for observers. A worker that asks in vain without end has its
+    /// channel closed.
     fn tell_refusal(&mut self, worker: WorkerId, failure: &ListenFailure) {
-        let Some(node) = self.node(worker) else { return };
-        node.refusals = node.refusals.saturating_add(1);
-        let more = match node.refusals {
+        let Some(refusals) = self.node(worker).map(|node| node.refusals.count(Instant::now())) else {
+            return;
+        };
+        let more = match refusals {
             ..TOLD => "",
-            TOLD => "; further refusals are not told",
+            TOLD => "; more of them are not told",
+            BORNE => return self.break_off(worker, format!("asked {BORNE} times for listeners in vain")),
             _ => return,
         };
         let reason = format!("was refused a listener: {}{more}", failure.message);
