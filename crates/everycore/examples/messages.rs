@@ -102,10 +102,10 @@ async fn be_worker(worker: Worker) -> everycore::Result<()> {
                 .parse()
                 .unwrap_or_default();
             debug_assert_eq!(time["noon"], true, "the primary said so");
-        } else if asked.get("greet").is_some() {
-            if let Some(Handle::TcpStream(mut socket)) = received.take_handle() {
-                let _ = writeln!(socket, "worker {} greets {}", worker.id(), asked["greet"]);
-            }
+        } else if asked.get("greet").is_some()
+            && let Some(Handle::TcpStream(mut socket)) = received.take_handle()
+        {
+            let _ = writeln!(socket, "worker {} greets {}", worker.id(), asked["greet"]);
         }
         // A question to sleep over is never answered: whoever asked has a deadline.
     }

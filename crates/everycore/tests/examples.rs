@@ -98,14 +98,17 @@ fn s9_one_bind_per_address_for_all_workers() {
 
 #[test]
 fn s10_policies_from_argument_environment_and_default() {
-    let cases: [(&[&str], &[(&str, &str)], Spread); 4] = [
-        (&["127.0.0.1:0", "rr"], &[], Spread::InTurn),
-        (&["127.0.0.1:0"], &[("NODE_CLUSTER_SCHED_POLICY", "rr")], Spread::InTurn),
-        (&["127.0.0.1:0"], &[], Spread::Even),
-        (&["127.0.0.1:0"], &[("NODE_CLUSTER_SCHED_POLICY", "none")], Spread::Whoever),
+    const VARIABLE: &str = "NODE_CLUSTER_SCHED_POLICY";
+    let cases = [
+        (Some("rr"), None, Spread::InTurn),
+        (None, Some("rr"), Spread::InTurn),
+        (None, None, Spread::Even),
+        (None, Some("none"), Spread::Whoever),
     ];
-    for (args, env, expected) in cases {
-        let example = Example::start_with("s10_policies", args, env);
+    for (argument, variable, expected) in cases {
+        let args: Vec<&str> = ["127.0.0.1:0"].into_iter().chain(argument).collect();
+        let env: Vec<(&str, &str)> = variable.map(|policy| (VARIABLE, policy)).into_iter().collect();
+        let example = Example::start_with("s10_policies", &args, &env);
         let address = example.address();
         example.address();
         let mut of: HashMap<u32, usize> = HashMap::new();

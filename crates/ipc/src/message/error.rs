@@ -10,7 +10,7 @@ use crate::wire::v8;
 pub enum MessageError {
     /// The value cannot be written as a message.
     Unwritable(Cause),
-    /// The payload is raw bytes; use [`Message::bytes`].
+    /// The payload is raw bytes; use [`Message::bytes`](crate::Message::bytes).
     Raw {
         /// How many.
         bytes: usize,
