@@ -16,6 +16,10 @@ test *args:
 sim histories="1000000":
     EVERYCORE_SIM_HISTORIES={{histories}} cargo test --release -p everycore-core --test sim
 
+# one fuzz target (json, advanced, v8, native, handoff) for some seconds; needs cargo-fuzz and a nightly compiler
+fuzz target seconds="60":
+    cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}
+
 # side by side with Node, nginx and others: one table of ratios (--help says more)
 bench *args:
     cargo run --release -p everycore-bench -- {{args}}
