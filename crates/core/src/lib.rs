@@ -58,10 +58,10 @@ pub use listener::Counters;
 pub use notice::{ExitReason, ExitStatus, Notice, signal_name};
 pub use primary::{Assignment, Outcome, Primary, Totals};
 pub use schedule::{
-    Candidate, Candidates, LeastConnections, Policy, RoundRobin, SchedulingPolicy, UnknownPolicy,
+    Candidate, Candidates, LeastConnections, Policy, RoundRobin, SchedulingPolicy, Sticky, UnknownPolicy,
 };
 pub use settings::{
-    CreditSettings, Deadlines, MAX_WORKERS, Readiness, RestartPolicy, RestartSettings, Settings,
+    CreditSettings, Deadlines, Limits, MAX_WORKERS, Readiness, RestartPolicy, RestartSettings, Settings,
     SettingsError,
 };
 pub use snapshot::{Phase, SlotSnapshot, SlotState, Snapshot, WorkerSnapshot};

@@ -29,6 +29,8 @@ pub struct Counters {
 #[derive(Clone, Debug)]
 pub(crate) struct HandOffs {
     listeners: Vec<ListenerKey>,
+    /// Those it serves no more, whose connections it may still hold.
+    former: Vec<ListenerKey>,
     sent: u64,
     returned: u64,
     seen: Counters,
@@ -92,6 +94,7 @@ impl HandOffs {
     pub(crate) fn new(now: Time) -> Self {
         HandOffs {
             listeners: Vec::new(),
+            former: Vec::new(),
             sent: 0,
             returned: 0,
             seen: Counters::default(),
@@ -120,10 +123,23 @@ impl HandOffs {
 
     pub(crate) fn stopped_listening(&mut self, listener: ListenerKey) {
         self.listeners.retain(|&served| served != listener);
+        if !self.former.contains(&listener) {
+            self.former.push(listener);
+        }
     }
 
     pub(crate) fn serves(&self, listener: ListenerKey) -> bool {
         self.listeners.contains(&listener)
+    }
+
+    /// Whether it may hold connections of this listener.
+    pub(crate) fn has_served(&self, listener: ListenerKey) -> bool {
+        self.ever_served().any(|served| served == listener)
+    }
+
+    /// Every listener whose connections it may hold.
+    pub(crate) fn ever_served(&self) -> impl Iterator<Item = ListenerKey> {
+        self.listeners.iter().chain(&self.former).copied()
     }
 
     pub(crate) fn listeners(&self) -> &[ListenerKey] {
@@ -165,6 +181,10 @@ impl HandOffs {
     /// Handed over and not yet closed.
     pub(crate) fn live(&self) -> u64 {
         self.kept() - self.seen.closed
+    }
+
+    pub(crate) fn closed(&self) -> u64 {
+        self.seen.closed
     }
 
     pub(crate) fn handed(&mut self, now: Time, retry: Duration) {
@@ -258,7 +278,7 @@ impl HandOffs {
     }
 
     /// Whether nothing more should go there for now: for `patience` it has not gone forward.
-    fn still(&self, patience: Duration, now: Time) -> bool {
+    pub(crate) fn still(&self, patience: Duration, now: Time) -> bool {
         let held_up = self.load() > 0 && now - self.progress_at >= patience;
         held_up || self.awake_since.is_some_and(|since| now - since >= patience)
     }

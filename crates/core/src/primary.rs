@@ -53,8 +53,9 @@ pub struct Primary {
     /// The credit of each worker, as of the last arrival.
     credit: u64,
     scheduling: Option<Box<dyn SchedulingPolicy>>,
-    /// Kept between calls so that choosing a worker allocates nothing.
-    candidates: Vec<Candidate>,
+    /// Kept between calls, as is `busy`, so that choosing a worker allocates nothing.
+    free: Vec<Candidate>,
+    busy: Vec<Candidate>,
     handoffs: handoff::Totals,
     effects: Vec<Effect>,
     /// The last moment heard of.
@@ -133,7 +134,8 @@ impl Primary {
             rate: Rate::new(now),
             credit: u64::from(settings.credit.min.max(1)),
             scheduling: settings.policy.scheduling(),
-            candidates: Vec::new(),
+            free: Vec::new(),
+            busy: Vec::new(),
             handoffs: handoff::Totals::default(),
             effects: Vec::new(),
             latest: now,

@@ -1,39 +1,55 @@
 //! Who gets the next connection: the trait, the candidates, and the list of built-in policies.
 //!
-//! A policy picks among workers that are free and does nothing else. Who is free is decided in
-//! `primary/handoff.rs`; the sockets are the shell's.
+//! A policy picks a worker and does nothing else. Who is free is decided in `primary/handoff.rs`; the sockets are
+//! the shell's.
 
 mod least_connections;
 mod round_robin;
+mod sticky;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use crate::id::WorkerId;
+use crate::id::{Slot, WorkerId};
 pub use least_connections::LeastConnections;
 pub use round_robin::RoundRobin;
+pub use sticky::Sticky;
 
 /// Picks a worker for a connection.
 pub trait SchedulingPolicy: fmt::Debug + Send {
-    /// Picks one of the free workers. `None`, or somebody who is not among them, leaves the connection waiting.
+    /// Picks one of the free workers, or a busy one to wait for. `None`, or somebody who is not among them, leaves the
+    /// connection waiting for anyone.
     fn pick(&mut self, candidates: &Candidates<'_>) -> Option<WorkerId>;
+
+    /// Whether it may have to wait for one worker while others are free, as when the source address decides. The
+    /// primary then accepts a bounded number of connections before their workers are free, and shows the policy who
+    /// is busy.
+    fn may_wait(&self) -> bool {
+        false
+    }
 }
 
 /// What a policy chooses from.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates<'a> {
-    /// The free workers, by rising id; never empty.
+    /// The free workers, by rising id; never empty unless the policy [may wait](SchedulingPolicy::may_wait).
     pub free: &'a [Candidate],
+    /// Workers in rotation that are not free now, by rising id; always empty unless the policy may wait.
+    pub busy: &'a [Candidate],
     /// Where the connection comes from, if that is known.
     pub from: Option<SocketAddr>,
+    /// No more connections can be kept waiting: it must be somebody who is free.
+    pub overflow: bool,
 }
 
-/// A worker that is free.
+/// A worker that may be picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// Which worker.
     pub worker: WorkerId,
+    /// The place it fills; its replacement fills the same.
+    pub slot: Slot,
     /// Connections handed to it and not yet through their first turn; zero means it is idle.
     pub load: u64,
     /// Connections handed to it and not yet closed.
@@ -50,8 +66,12 @@ pub enum Policy {
     /// The free worker with the fewest live connections.
     #[default]
     Least,
-    /// Every worker accepts for itself; the primary assigns nothing.
+    /// The worker that the source address belongs to.
+    Sticky,
+    /// Every worker accepts for itself, all on one socket; the primary assigns nothing.
     Shared,
+    /// Every worker accepts for itself, each on a socket of its own; the kernel spreads by a hash.
+    Reuseport,
 }
 
 impl Policy {
@@ -59,7 +79,16 @@ impl Policy {
         match self {
             Policy::RoundRobin => Some(Box::new(RoundRobin::default())),
             Policy::Least => Some(Box::new(LeastConnections::default())),
-            Policy::Shared => None,
+            Policy::Sticky => Some(Box::new(Sticky::default())),
+            Policy::Shared | Policy::Reuseport => None,
+        }
+    }
+
+    /// Whether the primary accepts and hands each connection to a worker; else the workers accept.
+    pub const fn hands_off(self) -> bool {
+        match self {
+            Policy::RoundRobin | Policy::Least | Policy::Sticky => true,
+            Policy::Shared | Policy::Reuseport => false,
         }
     }
 }
@@ -69,7 +98,9 @@ impl fmt::Display for Policy {
         f.write_str(match self {
             Policy::RoundRobin => "round-robin",
             Policy::Least => "least",
+            Policy::Sticky => "sticky",
             Policy::Shared => "shared",
+            Policy::Reuseport => "reuseport",
         })
     }
 }
@@ -88,7 +119,9 @@ impl FromStr for Policy {
         match name {
             "round-robin" | "rr" => Ok(Policy::RoundRobin),
             "least" => Ok(Policy::Least),
+            "sticky" => Ok(Policy::Sticky),
             "shared" | "none" => Ok(Policy::Shared),
+            "reuseport" => Ok(Policy::Reuseport),
             _ => Err(UnknownPolicy { name: name.into() }),
         }
     }
@@ -103,7 +136,11 @@ pub struct UnknownPolicy {
 
 impl fmt::Display for UnknownPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unknown policy {:?}; choose round-robin (rr), least or shared (none)", self.name)
+        write!(
+            f,
+            "unknown policy {:?}; choose round-robin (rr), least, sticky, shared (none) or reuseport",
+            self.name
+        )
     }
 }
 

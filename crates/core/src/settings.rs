@@ -40,6 +40,8 @@ pub struct Settings {
     pub surge: u32,
     /// How many connections a worker may be ahead with.
     pub credit: CreditSettings,
+    /// How many connections may live at a time.
+    pub limits: Limits,
     /// Where the jitter of delays comes from: same seed, same delays.
     pub seed: u64,
 }
@@ -55,6 +57,7 @@ impl Default for Settings {
             hung: None,
             surge: 1,
             credit: CreditSettings::default(),
+            limits: Limits::default(),
             seed: 0,
         }
     }
@@ -174,6 +177,16 @@ impl Default for CreditSettings {
     }
 }
 
+/// How many connections may live at a time: handed over and not closed. Further ones wait in the kernel's backlog.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Of one worker, at least 1. Default: any number.
+    pub per_worker: Option<u64>,
+    /// Of all workers that serve a listener, at least 1; what such a worker holds counts for each of its listeners.
+    /// Default: any number.
+    pub per_listener: Option<u64>,
+}
+
 /// A setting that cannot be used: which one, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError {
@@ -202,6 +215,13 @@ impl Settings {
         within("restart.limit", self.restart.limit, 1, u32::MAX)?;
         within("credit.min", self.credit.min, 1, u32::MAX)?;
         within("credit.max", self.credit.max, self.credit.min, u32::MAX)?;
+        for (setting, limit) in
+            [("limits.per_worker", self.limits.per_worker), ("limits.per_listener", self.limits.per_listener)]
+        {
+            if limit == Some(0) {
+                return Err(SettingsError { setting, problem: "must be at least 1, not 0".into() });
+            }
+        }
         not_zero("restart.first_delay", self.restart.first_delay)?;
         not_zero("restart.period", self.restart.period)?;
         not_zero("deadlines.start", self.deadlines.start)?;
@@ -281,6 +301,10 @@ mod tests {
         assert_eq!(refused(|s| s.restart.limit = 0), "restart.limit: must be at least 1, not 0");
         assert_eq!(refused(|s| s.hung = Some(Duration::ZERO)), "hung: must be longer than 0");
         assert_eq!(refused(|s| s.deadlines.term = Duration::ZERO), "deadlines.term: must be longer than 0");
+        assert_eq!(
+            refused(|s| s.limits.per_worker = Some(0)),
+            "limits.per_worker: must be at least 1, not 0"
+        );
         assert_eq!(refused(|s| s.credit.max = 0), "credit.max: must be at least 1, not 0");
         assert_eq!(
             refused(|s| s.restart.max_delay = Duration::from_millis(1)),

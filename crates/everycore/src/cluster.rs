@@ -20,6 +20,7 @@ mod readiness;
 mod requests;
 mod socket;
 mod sources;
+mod waiting;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -29,8 +30,9 @@ use std::time::Duration;
 
 pub use event::{Event, WorkerInfo};
 pub use everycore_core::{
-    ExitReason, ExitStatus, Outcome, Phase, Policy, RestartPolicy, RestartSettings, SlotSnapshot, SlotState,
-    Snapshot, Urgency, WorkerSnapshot,
+    Candidate, Candidates, ExitReason, ExitStatus, LeastConnections, Outcome, Phase, Policy, RestartPolicy,
+    RestartSettings, RoundRobin, SchedulingPolicy, Slot, SlotSnapshot, SlotState, Snapshot, Sticky,
+    UnknownPolicy, Urgency, WorkerId, WorkerSnapshot,
 };
 pub use handle::{Primary, Reply};
 pub use program::{Dialect, Serialization, WorkerCommand, WorkerSpec};
@@ -81,6 +83,8 @@ pub struct Cluster {
     pub(crate) name: Option<String>,
     pub(crate) workers: Option<usize>,
     pub(crate) policy: Option<Policy>,
+    pub(crate) scheduling: Option<Box<dyn SchedulingPolicy>>,
+    pub(crate) limits: everycore_core::Limits,
     pub(crate) readiness: Readiness,
     pub(crate) restart: RestartSettings,
     pub(crate) deadlines: everycore_core::Deadlines,
@@ -110,6 +114,8 @@ impl Default for Cluster {
             name: None,
             workers: None,
             policy: None,
+            scheduling: None,
+            limits: everycore_core::Limits::default(),
             readiness: Readiness::Listening,
             restart: RestartSettings::default(),
             deadlines: everycore_core::Deadlines::default(),
@@ -140,6 +146,33 @@ impl Cluster {
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = Some(policy);
+        self
+    }
+
+    /// Chooses workers by a policy of one's own; the primary hands every connection over. It runs for each connection,
+    /// on the primary's thread: keep it short, and never wait in it. `examples/custom_policy.rs` has one.
+    #[must_use]
+    pub fn scheduling(mut self, policy: impl SchedulingPolicy + 'static) -> Self {
+        self.scheduling = Some(Box::new(policy));
+        self
+    }
+
+    /// How many connections a worker may hold at a time; any number unless set. When every worker is full, further ones
+    /// wait in the kernel's backlog until one is closed.
+    ///
+    /// Only where the primary hands connections over to workers that use this library: it is they who report what was
+    /// closed. Anything else is an error of [`run`](Self::run).
+    #[must_use]
+    pub fn max_connections(mut self, limit: u64) -> Self {
+        self.limits.per_worker = Some(limit);
+        self
+    }
+
+    /// As [`max_connections`](Self::max_connections), for all workers together that serve a listener. What such a worker
+    /// holds counts for each of its listeners.
+    #[must_use]
+    pub fn max_connections_per_listener(mut self, limit: u64) -> Self {
+        self.limits.per_listener = Some(limit);
         self
     }
 

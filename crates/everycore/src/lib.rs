@@ -11,9 +11,10 @@ mod worker;
 
 pub use address::{Address, AddressError, BoundAddress, IntoAddress};
 pub use cluster::{
-    Cluster, Dialect, Event, ExitReason, ExitStatus, Outcome, Phase, Policy, Primary, Readiness, Reply,
-    RestartPolicy, RestartSettings, Running, Serialization, SlotSnapshot, SlotState, Snapshot, Urgency,
-    WorkerCommand, WorkerInfo, WorkerSnapshot, WorkerSpec, auto,
+    Candidate, Candidates, Cluster, Dialect, Event, ExitReason, ExitStatus, LeastConnections, Outcome, Phase,
+    Policy, Primary, Readiness, Reply, RestartPolicy, RestartSettings, RoundRobin, Running, SchedulingPolicy,
+    Serialization, Slot, SlotSnapshot, SlotState, Snapshot, Sticky, UnknownPolicy, Urgency, WorkerCommand,
+    WorkerId, WorkerInfo, WorkerSnapshot, WorkerSpec, auto,
 };
 pub use error::{Error, Result};
 pub use everycore_ipc::{Handle, HandleKind, Message};

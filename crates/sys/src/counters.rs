@@ -79,9 +79,11 @@ impl WorkerPage {
         self.is_wanted(false)
     }
 
-    /// Counts one connection closed.
-    pub fn add_closed(&self) {
-        self.map.cells().closed.fetch_add(1, Ordering::Release);
+    /// Counts one connection closed; true when the primary wants to be woken for it.
+    #[must_use = "the primary waits for the ring"]
+    pub fn add_closed(&self) -> bool {
+        self.map.cells().closed.fetch_add(1, Ordering::SeqCst);
+        self.is_wanted(false)
     }
 
     /// The event loop starts a turn.
@@ -113,9 +115,11 @@ impl WorkerPage {
             return false;
         }
         let at_ready = cells.wake_at_ready.load(Ordering::Relaxed) <= cells.ready.load(Ordering::Relaxed);
+        let closed = cells.wake_at_closed.load(Ordering::Relaxed);
+        let at_closed = closed != 0 && closed <= cells.closed.load(Ordering::Relaxed);
         let when_idle = idle && cells.wake_when_idle.load(Ordering::Relaxed) != 0;
         // Of two threads that see the same wish only one rings.
-        (at_ready || when_idle) && self.answered.swap(wish, Ordering::Relaxed) != wish
+        (at_ready || at_closed || when_idle) && self.answered.swap(wish, Ordering::Relaxed) != wish
     }
 }
 
@@ -159,6 +163,11 @@ impl PrimaryPage {
     /// Read the counters once more after it and before sleeping: what the worker did in between rings no bell.
     /// One wish is answered at most once.
     pub fn set_wake(&mut self, at_ready: u64, when_idle: bool) {
+        self.map.cells().wake_at_closed.store(0, Ordering::Relaxed);
+        self.publish(at_ready, when_idle);
+    }
+
+    fn publish(&mut self, at_ready: u64, when_idle: bool) {
         let cells = self.map.cells();
         cells.wake_at_ready.store(at_ready, Ordering::Relaxed);
         cells.wake_when_idle.store(u32::from(when_idle), Ordering::Relaxed);
@@ -168,11 +177,19 @@ impl PrimaryPage {
         fence(Ordering::SeqCst);
     }
 
+    /// Asks to be woken only once `closed` has reached `at_closed`, which is not 0. Otherwise as
+    /// [`set_wake`](Self::set_wake).
+    pub fn set_wake_at_closed(&mut self, at_closed: u64) {
+        self.map.cells().wake_at_closed.store(at_closed, Ordering::Relaxed);
+        self.publish(u64::MAX, false);
+    }
+
     /// Takes the wish back.
     pub fn clear_wake(&mut self) {
         let cells = self.map.cells();
         cells.wake_at_ready.store(u64::MAX, Ordering::Relaxed);
         cells.wake_when_idle.store(0, Ordering::Relaxed);
+        cells.wake_at_closed.store(0, Ordering::Relaxed);
     }
 }
 
@@ -192,6 +209,8 @@ struct Cells {
     wake_when_idle: AtomicU32,
     /// Raised with each wish, so that zero (a fresh page) means that there never was one.
     wish: AtomicU32,
+    /// Zero: never.
+    wake_at_closed: AtomicU64,
 }
 
 const _: () = assert!(std::mem::offset_of!(Cells, wake_at_ready) == 128 && size_of::<Cells>() <= LEN);

@@ -13,7 +13,7 @@ fn the_primary_sees_what_the_worker_counts() {
     worker.add_taken();
     worker.add_taken();
     assert!(!worker.add_ready(1), "nobody asked to be woken");
-    worker.add_closed();
+    assert!(!worker.add_closed(), "nobody asked");
     assert_eq!(primary.read(9), Counters { taken: 2, ready: 1, closed: 1, turn: 1, awake: true });
     assert!(!worker.end_turn());
     assert!(!primary.read(9).awake);

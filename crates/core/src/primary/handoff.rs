@@ -20,6 +20,8 @@ pub enum Assignment {
     To(WorkerId),
     /// Nobody is free: leave it where it is.
     Wait,
+    /// The policy wants this worker and it is busy: keep the connection and ask again, others may go before it.
+    WaitFor(WorkerId),
 }
 
 /// Connections of all workers that ever were.
@@ -35,6 +37,8 @@ pub struct Totals {
     pub outstanding: u64,
     /// Neither taken nor come back when their worker was gone.
     pub lost: u64,
+    /// Given to another worker than their own because too many waited.
+    pub spilled: u64,
 }
 
 impl Totals {
@@ -43,6 +47,29 @@ impl Totals {
         self.taken += gone.taken();
         self.returned += gone.returned_count();
         self.lost += gone.untaken();
+    }
+}
+
+/// Among whom to choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    /// Everybody; a busy one may be waited for.
+    Best,
+    /// Those who are free.
+    Free,
+    /// As `Best`, without this one.
+    Except(WorkerId),
+}
+
+impl Candidate {
+    fn of(worker: &Worker) -> Self {
+        Candidate {
+            worker: worker.id,
+            slot: worker.slot,
+            load: worker.handoffs.load(),
+            live: worker.handoffs.live(),
+            recent: worker.handoffs.recent,
+        }
     }
 }
 
@@ -62,8 +89,19 @@ impl Primary {
 
     /// Chooses the worker for a connection that arrived on a listener.
     pub fn assign(&mut self, on: ListenerKey, from: Option<SocketAddr>, now: Time) -> Assignment {
-        let assignment = self.choose(on, from, None, now);
+        let assignment = self.choose(on, from, Choice::Best, now);
         if let Assignment::To(_) = assignment {
+            self.rate.arrived(now);
+            self.credit = self.credit_at(now);
+        }
+        assignment
+    }
+
+    /// As [`assign`](Self::assign), when no more connections can be kept waiting: the best of those who are free.
+    pub fn assign_overflow(&mut self, on: ListenerKey, from: Option<SocketAddr>, now: Time) -> Assignment {
+        let assignment = self.choose(on, from, Choice::Free, now);
+        if let Assignment::To(_) = assignment {
+            self.handoffs.spilled += 1;
             self.rate.arrived(now);
             self.credit = self.credit_at(now);
         }
@@ -78,36 +116,35 @@ impl Primary {
         not: WorkerId,
         now: Time,
     ) -> Assignment {
-        self.choose(on, from, Some(not), now)
+        self.choose(on, from, Choice::Except(not), now)
     }
 
-    fn choose(
-        &mut self,
-        on: ListenerKey,
-        from: Option<SocketAddr>,
-        not: Option<WorkerId>,
-        now: Time,
-    ) -> Assignment {
+    fn choose(&mut self, on: ListenerKey, from: Option<SocketAddr>, choice: Choice, now: Time) -> Assignment {
         self.latest = now;
-        let mut free = std::mem::take(&mut self.candidates);
+        let Some(mut policy) = self.scheduling.take() else { return Assignment::Wait };
+        let (mut free, mut busy) = (std::mem::take(&mut self.free), std::mem::take(&mut self.busy));
         free.clear();
-        let others = self.free(on, now).filter(|worker| Some(worker.id) != not);
-        free.extend(others.map(|worker| Candidate {
-            worker: worker.id,
-            load: worker.handoffs.load(),
-            live: worker.handoffs.live(),
-            recent: worker.handoffs.recent,
-        }));
-        let picked = match &mut self.scheduling {
-            Some(policy) if !free.is_empty() => policy.pick(&Candidates { free: &free, from }),
-            _ => None,
-        };
-        let picked = picked.filter(|picked| free.iter().any(|candidate| candidate.worker == *picked));
-        self.candidates = free;
-        match picked {
-            Some(worker) => self.hand(worker, now),
-            None => Assignment::Wait,
+        busy.clear();
+        let others = |worker: &&Worker| choice != Choice::Except(worker.id);
+        free.extend(self.free(on, now).filter(others).map(Candidate::of));
+        if policy.may_wait() {
+            busy.extend(self.busy(on, now).filter(others).map(Candidate::of));
         }
+        let picked = if free.is_empty() && busy.is_empty() {
+            None
+        } else {
+            let overflow = choice == Choice::Free;
+            policy.pick(&Candidates { free: &free, busy: &busy, from, overflow })
+        };
+        let assignment = match picked {
+            Some(picked) if free.iter().any(|candidate| candidate.worker == picked) => self.hand(picked, now),
+            Some(picked) if busy.iter().any(|candidate| candidate.worker == picked) => {
+                Assignment::WaitFor(picked)
+            }
+            Some(_) | None => Assignment::Wait,
+        };
+        (self.free, self.busy, self.scheduling) = (free, busy, Some(policy));
+        assignment
     }
 
     fn hand(&mut self, to: WorkerId, now: Time) -> Assignment {
@@ -141,12 +178,47 @@ impl Primary {
         self.scheduling.is_some() && self.free(on, now).next().is_some()
     }
 
+    /// Whether connections may be accepted before the worker that is to have them is free.
+    pub fn may_wait(&self) -> bool {
+        self.scheduling.as_ref().is_some_and(|policy| policy.may_wait())
+    }
+
+    /// Whether this worker may be handed a connection of this listener now.
+    pub fn is_worker_free(&self, worker: WorkerId, on: ListenerKey, now: Time) -> bool {
+        self.free(on, now).any(|free| free.id == worker)
+    }
+
     fn free(&self, on: ListenerKey, now: Time) -> impl Iterator<Item = &Worker> {
         let credit = self.credit_at(now);
-        self.workers.iter().filter(move |worker| {
-            worker.is_ready()
-                && worker.handoffs.serves(on)
-                && worker.handoffs.is_free(credit, &self.settings.credit, now)
+        let room = self.has_room(on);
+        self.serving(on).filter(move |worker| room && self.is_free(worker, credit, now))
+    }
+
+    /// Those who are worth waiting for: in rotation, and not known to have stopped.
+    fn busy(&self, on: ListenerKey, now: Time) -> impl Iterator<Item = &Worker> {
+        let credit = self.credit_at(now);
+        let room = self.has_room(on);
+        let patience = self.settings.deadlines.handoff;
+        self.serving(on).filter(move |worker| {
+            let gone = worker.handoffs.is_hung() || worker.handoffs.still(patience, now);
+            !gone && !(room && self.is_free(worker, credit, now))
+        })
+    }
+
+    fn serving(&self, on: ListenerKey) -> impl Iterator<Item = &Worker> {
+        self.workers.iter().filter(move |worker| worker.is_ready() && worker.handoffs.serves(on))
+    }
+
+    fn is_free(&self, worker: &Worker, credit: u64, now: Time) -> bool {
+        let full = self.settings.limits.per_worker.is_some_and(|most| worker.handoffs.live() >= most);
+        !full && worker.handoffs.is_free(credit, &self.settings.credit, now)
+    }
+
+    /// Whether the listener may have another live connection. Those of workers on their way out count as well.
+    fn has_room(&self, on: ListenerKey) -> bool {
+        self.settings.limits.per_listener.is_none_or(|most| {
+            let serving = self.workers.iter().filter(|worker| worker.handoffs.has_served(on));
+            serving.map(|worker| worker.handoffs.live()).sum::<u64>() < most
         })
     }
 
@@ -156,8 +228,12 @@ impl Primary {
             let listeners = stuck.handoffs.listeners().iter();
             listeners.copied().any(|on| self.free(on, now).any(|free| free.id != stuck.id))
         };
+        // Who is to have a connection of its own and no other waits for its worker as long as that lives.
+        let patient = self.may_wait();
         let stuck = move |worker: &&Worker| {
-            worker.is_ready() && worker.handoffs.is_withdrawable(&self.settings.credit, now)
+            worker.is_ready()
+                && worker.handoffs.is_withdrawable(&self.settings.credit, now)
+                && (!patient || worker.handoffs.is_hung())
         };
         self.workers.iter().filter(stuck).filter(move |worker| helped(worker)).map(|worker| worker.id)
     }
@@ -170,6 +246,16 @@ impl Primary {
             }
             _ => u64::MAX,
         }
+    }
+
+    /// The count of `closed` at which this worker can be handed one more, where a limit is what keeps it from that.
+    pub fn wake_at_closed(&self, worker: WorkerId) -> Option<u64> {
+        let limits = &self.settings.limits;
+        let handoffs = &self.workers[self.place(worker)?].handoffs;
+        let own = limits.per_worker.filter(|&most| handoffs.live() >= most);
+        let everyone = handoffs.ever_served().any(|on| !self.has_room(on));
+        // Whichever of its connections closes next makes room.
+        (own.is_some() || everyone).then(|| handoffs.closed() + 1)
     }
 
     /// For how long to gather connections before accepting them; `None` when they arrive too slowly for that to pay.

@@ -102,7 +102,7 @@ impl Cluster {
     fn assign(&mut self, connections: usize) -> Vec<u32> {
         let assign = |_| match self.primary.assign(HTTP, None, self.now) {
             Assignment::To(worker) => worker.get(),
-            Assignment::Wait => 0,
+            Assignment::Wait | Assignment::WaitFor(_) => 0,
         };
         (0..connections).map(assign).collect()
     }

@@ -3,13 +3,18 @@
 use super::*;
 
 fn free(workers: &[(u32, u64, u64, u32)]) -> Vec<Candidate> {
-    let candidate =
-        |&(worker, load, live, recent)| Candidate { worker: WorkerId::new(worker), load, live, recent };
+    let candidate = |&(worker, load, live, recent)| Candidate {
+        worker: WorkerId::new(worker),
+        slot: Slot::new(worker),
+        load,
+        live,
+        recent,
+    };
     workers.iter().map(candidate).collect()
 }
 
 fn picks(policy: &mut dyn SchedulingPolicy, free: &[Candidate], count: usize) -> Vec<u32> {
-    let pick = |_| policy.pick(&Candidates { free, from: None }).unwrap().get();
+    let pick = |_| policy.pick(&Candidates { free, busy: &[], from: None, overflow: false }).unwrap().get();
     (0..count).map(pick).collect()
 }
 
@@ -39,11 +44,11 @@ fn least_takes_the_fewest_live_then_the_fewest_recent_then_turns() {
 
 #[test]
 fn a_policy_is_read_back_from_its_name() {
-    for policy in [Policy::RoundRobin, Policy::Least, Policy::Shared] {
+    for policy in [Policy::RoundRobin, Policy::Least, Policy::Sticky, Policy::Shared, Policy::Reuseport] {
         assert_eq!(policy.to_string().parse(), Ok(policy));
     }
     assert_eq!(
         "fair".parse::<Policy>().unwrap_err().to_string(),
-        "unknown policy \"fair\"; choose round-robin (rr), least or shared (none)"
+        "unknown policy \"fair\"; choose round-robin (rr), least, sticky, shared (none) or reuseport"
     );
 }

@@ -33,7 +33,11 @@ pub(crate) fn play(seed: u64, trace: Trace) -> World {
 fn settings(dice: &mut Dice, seed: u64) -> Settings {
     Settings {
         workers: dice.between(1, 4) as u32,
-        policy: dice.pick(&[Policy::RoundRobin, Policy::Least]),
+        policy: dice.pick(&[Policy::RoundRobin, Policy::Least, Policy::Sticky]),
+        limits: Limits {
+            per_worker: dice.pick(&[None, None, Some(1), Some(3)]),
+            per_listener: dice.pick(&[None, None, Some(2)]),
+        },
         readiness: dice.pick(&[
             Readiness::Listening,
             Readiness::Listening,

@@ -1,5 +1,6 @@
 //! The shell's half of the world: what effects do to processes, and how connections are spread.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use everycore_core::*;
@@ -10,6 +11,14 @@ use super::world::{Deed, HTTP, Happening, Place, World};
 const KILL: i32 = 9;
 const TERM: i32 = 15;
 
+/// Connections kept waiting for a worker of their own.
+const WAITING_ROOM: usize = 4;
+
+/// A few clients come again and again.
+fn source(connection: Connection) -> Option<SocketAddr> {
+    Some(SocketAddr::from(([10, 0, 0, (connection % 5) as u8], 1024 + connection as u16 % 1024)))
+}
+
 impl World {
     pub(crate) fn rescue(&mut self) {
         let stuck: Vec<_> = self.primary.withdrawable(self.now).collect();
@@ -19,18 +28,24 @@ impl World {
     pub(crate) fn spread(&mut self) {
         let mut still = Vec::new();
         for (connection, not) in std::mem::take(&mut self.waiting) {
+            let from = source(connection);
             let assignment = match not {
                 None => {
                     let free = self.primary.anyone_free(HTTP, self.now);
-                    let assignment = self.primary.assign(HTTP, None, self.now);
-                    assert_eq!(
-                        free,
-                        assignment != Assignment::Wait,
-                        "free means that a connection finds somebody"
-                    );
+                    let assignment = match self.primary.assign(HTTP, from, self.now) {
+                        Assignment::WaitFor(_) if still.len() >= WAITING_ROOM => {
+                            self.primary.assign_overflow(HTTP, from, self.now)
+                        }
+                        assignment => assignment,
+                    };
+                    match assignment {
+                        Assignment::To(_) => assert!(free, "somebody busy was given a connection"),
+                        Assignment::Wait => assert!(!free, "free means that a connection finds somebody"),
+                        Assignment::WaitFor(_) => assert!(self.primary.may_wait()),
+                    }
                     assignment
                 }
-                Some(not) => self.primary.assign_except(HTTP, None, not, self.now),
+                Some(not) => self.primary.assign_except(HTTP, from, not, self.now),
             };
             match assignment {
                 Assignment::To(worker) => {
@@ -38,7 +53,7 @@ impl World {
                     self.hand(connection, worker);
                 }
                 // Whoever would not have it may be all there is: next time anybody will do.
-                Assignment::Wait => still.push((connection, None)),
+                Assignment::Wait | Assignment::WaitFor(_) => still.push((connection, None)),
             }
         }
         self.waiting.append(&mut still);

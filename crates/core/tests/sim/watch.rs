@@ -351,7 +351,8 @@ impl Watch {
 
     /// Nothing is lost on the way: what was sent has been taken, came back, or is under way.
     fn look_at_connections(picture: &Snapshot, connections: &[Place]) {
-        let Totals { sent, taken, returned, outstanding, lost } = picture.connections;
+        let Totals { sent, taken, returned, outstanding, lost, spilled } = picture.connections;
+        assert!(spilled <= sent);
         assert_eq!(sent, taken + returned + outstanding + lost);
         assert_eq!(lost, 0, "what a dead worker had not taken came back");
         let in_place =

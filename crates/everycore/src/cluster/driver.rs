@@ -9,7 +9,7 @@ use everycore_sys::signals::{self, SignalPipe};
 
 use super::handle::{Primary, Shared};
 use super::listener::{Drained, Listeners, Members};
-use super::member::Side;
+use super::member::{Side, Wish};
 use super::notify::NotifySocket;
 use super::program::{Dialect, Program};
 use super::readiness::Readying;
@@ -66,6 +66,8 @@ impl Driver {
         let doing = |doing| move |source| Error::System { doing, source };
         let workers = at_least_one(cluster.workers.unwrap_or_else(auto))?;
         let policy = cluster.policy.unwrap_or_else(|| policy_from_environment(cluster.dialect));
+        let hands_off = cluster.scheduling.is_some() || policy.hands_off();
+        fits(&cluster.limits, policy, hands_off, cluster.dialect)?;
         let settings = Settings {
             workers: u32::try_from(workers.get()).unwrap_or(u32::MAX),
             policy,
@@ -79,6 +81,7 @@ impl Driver {
             restart: cluster.restart.clone(),
             deadlines: cluster.deadlines.clone(),
             hung: cluster.hung,
+            limits: cluster.limits,
             seed: u64::from(std::process::id()),
             ..Settings::default()
         }
@@ -108,8 +111,12 @@ impl Driver {
             _ => None,
         };
         let started = Instant::now();
+        let mut core = core::Primary::new(settings, Time::ZERO);
+        if let Some(scheduling) = cluster.scheduling {
+            core = core.with_scheduling(scheduling);
+        }
         Ok(Self {
-            core: core::Primary::new(settings, Time::ZERO),
+            core,
             members: BTreeMap::new(),
             listeners,
             sources,
@@ -117,7 +124,7 @@ impl Driver {
             observer: cluster.observer,
             name: cluster.name.unwrap_or_else(|| cluster.program.default_name()),
             program: cluster.program,
-            mode: if policy == Policy::Shared { Mode::Shared } else { Mode::HandOff },
+            mode: if hands_off { Mode::HandOff } else { Mode::Shared },
             dialect: cluster.dialect,
             node_data: BTreeMap::new(),
             deadlines: cluster.deadlines,
@@ -254,7 +261,8 @@ impl Driver {
     /// Decides whether new connections are of interest, and asks busy workers to ring where they are not.
     fn settle_starvation(&mut self) -> std::io::Result<Listen> {
         let starved = self.listeners.starved();
-        if starved.is_empty() {
+        let some_wait = self.listeners.waited_on().next().is_some();
+        if starved.is_empty() && !some_wait {
             return Ok(Listen::On);
         }
         self.wish();
@@ -265,8 +273,13 @@ impl Driver {
             self.wakes.extend(starved.iter().map(|key| Wake::Listener(*key)));
             return Ok(Listen::Off);
         }
+        let over = self.listeners.waits_over(&self.core, now);
+        if !over.is_empty() {
+            self.wakes.extend(over.into_iter().map(Wake::Listener));
+            return Ok(Listen::Off);
+        }
         let all = self.listeners.iter().filter(|(_, l)| l.is_watched()).all(|(_, l)| l.starved);
-        if all {
+        if all && !starved.is_empty() {
             return Ok(Listen::Off);
         }
         // Others are served on: only the starved ones must not wake us for every connection.
@@ -278,12 +291,17 @@ impl Driver {
 
     fn wish(&mut self) {
         for (worker, member) in &mut self.members {
-            member.wish(self.core.wake_at(*worker));
+            let wish = match self.core.wake_at_closed(*worker) {
+                Some(at) => Wish::Closed(at),
+                None => Wish::Ready(self.core.wake_at(*worker)),
+            };
+            member.wish(wish);
         }
     }
 
     fn unwish(&mut self) {
-        if self.listeners.iter().any(|(_, listening)| listening.starved) {
+        let starved = self.listeners.iter().any(|(_, listening)| listening.starved);
+        if starved || self.listeners.waited_on().next().is_some() {
             self.members.values_mut().for_each(|member| member.unwish());
         }
     }
@@ -304,7 +322,9 @@ impl Driver {
             .map(|instant| instant.saturating_duration_since(Instant::now()));
         let throttled =
             self.members.values().any(|m| m.link.as_ref().is_some_and(|link| link.connection.is_throttled()));
-        let untaken = throttled || self.members.values_mut().any(|member| member.has_untaken());
+        // A worker that others wait for may come to count as stopped by the mere passing of time.
+        let waited_for = self.listeners.waited_on().next().is_some();
+        let untaken = throttled || waited_for || self.members.values_mut().any(|member| member.has_untaken());
         let tick = if untaken {
             let tick = self.tick;
             self.tick = (tick * 2).min(TICK.1);
@@ -344,6 +364,7 @@ impl Driver {
         let before = self.listeners.handed;
         let mut arriving = std::mem::take(&mut self.arriving);
         arriving.extend(self.listeners.starved());
+        arriving.extend(self.listeners.waited_on());
         arriving.sort_unstable();
         arriving.dedup();
         for key in arriving.drain(..) {
@@ -446,6 +467,24 @@ impl Driver {
     pub(super) fn order(&mut self, event: core::Event) {
         let now = self.now();
         self.core.handle(event, now);
+    }
+}
+
+/// Refuses what cannot work, and names what can.
+fn fits(limits: &core::Limits, policy: Policy, hands_off: bool, dialect: Dialect) -> Result<()> {
+    let limited = *limits != core::Limits::default();
+    match dialect {
+        _ if policy == Policy::Reuseport && !hands_off => Err(Error::Setting(
+            "policy reuseport is not there yet; policy shared lets every worker accept for itself".into(),
+        )),
+        _ if limited && !hands_off => Err(Error::Setting(format!(
+            "max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least or sticky"
+        ))),
+        Dialect::Node(_) if limited => Err(Error::Setting(
+            "max_connections: Node workers do not report what they have closed; set server.maxConnections in the program"
+                .into(),
+        )),
+        Dialect::Everycore | Dialect::Node(_) => Ok(()),
     }
 }
 

@@ -16,6 +16,7 @@ use super::handoff::Arrival;
 use super::member::Member;
 use super::socket::{self, Bound, Options};
 use super::sources::{Sources, Wake};
+use super::waiting::WaitingRoom;
 use crate::address::{Address, BoundAddress};
 use crate::error::Error;
 use crate::protocol::{ListenFailure, Wanted};
@@ -44,6 +45,8 @@ pub(crate) struct Listening {
     holders: BTreeSet<WorkerId>,
     /// Accepted, then given back by a worker; the next free one gets them first.
     homeless: VecDeque<Arrival>,
+    /// Accepted, each for a worker that is busy.
+    room: WaitingRoom,
     watched: bool,
     /// Connections may wait and nobody was free for them.
     pub(crate) starved: bool,
@@ -99,6 +102,7 @@ impl Listeners {
                 bound,
                 holders: BTreeSet::new(),
                 homeless: VecDeque::new(),
+                room: WaitingRoom::default(),
                 watched: false,
                 starved: false,
                 pause: None,
@@ -245,7 +249,7 @@ impl Listeners {
     pub(crate) fn closed_by(&mut self, worker: WorkerId, key: ListenerKey, sources: &Sources, leaving: bool) {
         let Some(listening) = self.by_key.get_mut(&key) else { return };
         let last = listening.holders.remove(&worker) && listening.holders.is_empty();
-        if last && !leaving && listening.name.is_none() && listening.homeless.is_empty() {
+        if last && !leaving && listening.name.is_none() && listening.has_nobody() {
             self.close(key, sources);
         }
     }
@@ -266,7 +270,7 @@ impl Listeners {
     /// Everybody who waits on a listener, as far as descriptors reach.
     pub(crate) fn accept_the_rest(&mut self, key: ListenerKey) -> Vec<Arrival> {
         let Some(listening) = self.by_key.get_mut(&key) else { return Vec::new() };
-        let mut rest = Vec::new();
+        let mut rest: Vec<Arrival> = listening.room.take_all().collect();
         while let Ok(Some(arrival)) = listening.next(key) {
             rest.push(arrival);
             if rest.len() >= REST {
@@ -310,6 +314,17 @@ impl Listeners {
     /// Keys whose connections wait for a free worker.
     pub(crate) fn starved(&self) -> Vec<ListenerKey> {
         self.by_key.iter().filter(|(_, listening)| listening.starved).map(|(key, _)| *key).collect()
+    }
+
+    /// Keys with connections that wait for one worker each.
+    pub(crate) fn waited_on(&self) -> impl Iterator<Item = ListenerKey> {
+        self.by_key.iter().filter(|(_, listening)| !listening.room.is_empty()).map(|(key, _)| *key)
+    }
+
+    /// Keys where such a wait is over.
+    pub(crate) fn waits_over(&self, core: &Primary, now: Time) -> Vec<ListenerKey> {
+        let over = self.by_key.iter().filter(|(key, listening)| listening.room.is_over(**key, core, now));
+        over.map(|(key, _)| *key).collect()
     }
 
     /// Watches a listener that is handed off, or stops watching it: between the two a worker that becomes free is
@@ -362,9 +377,15 @@ impl Listeners {
         if listening.pause.as_ref().is_some_and(|pause| pause.until > Instant::now()) {
             return Drained::Paused;
         }
+        let mut hands = Hands { core, members, touched: &mut self.touched, handed: &mut self.handed, now };
+        let patient = hands.core.may_wait();
+        if patient {
+            listening.call_in(&mut hands);
+        }
         let mut outcome = Drained::More;
         for _ in 0..DRAIN {
-            if !core.anyone_free(key, now) {
+            let may_accept = patient && !listening.room.is_full() || hands.core.anyone_free(key, now);
+            if !may_accept {
                 outcome = Drained::Starved;
                 break;
             }
@@ -379,29 +400,10 @@ impl Listeners {
                     break;
                 }
             };
-            match core.assign(key, arrival.peer, now) {
-                Assignment::To(worker) => {
-                    let handed = match members.get_mut(&worker) {
-                        Some(member) => member.hand(arrival),
-                        None => Err(arrival),
-                    };
-                    match handed {
-                        Ok(()) => {
-                            self.handed += 1;
-                            if !self.touched.contains(&worker) {
-                                self.touched.push(worker);
-                            }
-                        }
-                        // Its hand-off channel went while the core still counted on it: the connection stays ours.
-                        Err(arrival) => {
-                            core.returned(worker, 1);
-                            listening.homeless.push_front(arrival);
-                            outcome = Drained::Starved;
-                            break;
-                        }
-                    }
-                }
-                Assignment::Wait => {
+            match hands.give(arrival, listening.room.is_full()) {
+                Given::Handed => {}
+                Given::ToWaitFor(worker, arrival) => listening.room.push(worker, arrival),
+                Given::Back(arrival) => {
                     listening.homeless.push_front(arrival);
                     outcome = Drained::Starved;
                     break;
@@ -410,6 +412,59 @@ impl Listeners {
         }
         listening.starved = outcome == Drained::Starved;
         outcome
+    }
+}
+
+/// What it takes to hand connections over.
+struct Hands<'a> {
+    core: &'a mut Primary,
+    members: &'a mut Members,
+    touched: &'a mut Vec<WorkerId>,
+    handed: &'a mut u64,
+    now: Time,
+}
+
+/// What became of a connection.
+enum Given {
+    Handed,
+    /// Its worker is busy.
+    ToWaitFor(WorkerId, Arrival),
+    /// Nobody takes it for now.
+    Back(Arrival),
+}
+
+impl Hands<'_> {
+    /// Hands a connection to whoever the core chooses; to somebody free where nobody more may wait.
+    fn give(&mut self, arrival: Arrival, is_full: bool) -> Given {
+        let assignment = match self.core.assign(arrival.on, arrival.peer, self.now) {
+            Assignment::WaitFor(_) if is_full => {
+                self.core.assign_overflow(arrival.on, arrival.peer, self.now)
+            }
+            assignment => assignment,
+        };
+        let worker = match assignment {
+            Assignment::To(worker) => worker,
+            Assignment::WaitFor(worker) => return Given::ToWaitFor(worker, arrival),
+            Assignment::Wait => return Given::Back(arrival),
+        };
+        let handed = match self.members.get_mut(&worker) {
+            Some(member) => member.hand(arrival),
+            None => Err(arrival),
+        };
+        match handed {
+            Ok(()) => {
+                *self.handed += 1;
+                if !self.touched.contains(&worker) {
+                    self.touched.push(worker);
+                }
+                Given::Handed
+            }
+            // Its hand-off channel went while the core still counted on it: the connection stays ours.
+            Err(arrival) => {
+                self.core.returned(worker, 1);
+                Given::Back(arrival)
+            }
+        }
     }
 }
 
@@ -432,6 +487,29 @@ impl Listening {
     /// `name (address)` of a permanent listener.
     fn describe(&self) -> Option<String> {
         Some(format!("{} ({})", self.name.as_deref()?, self.bound.address))
+    }
+
+    /// Nobody waits here who was accepted already.
+    fn has_nobody(&self) -> bool {
+        self.homeless.is_empty() && self.room.is_empty()
+    }
+
+    /// Hands over what waited for a worker that is free by now, or that is not the right one any more.
+    fn call_in(&mut self, hands: &mut Hands<'_>) {
+        let mut last = None;
+        while let Some(worker) = self.room.after(last) {
+            last = Some(worker);
+            while let Some(arrival) = self.room.pop(worker) {
+                match hands.give(arrival, false) {
+                    Given::Handed => {}
+                    Given::ToWaitFor(other, arrival) if other != worker => self.room.push(other, arrival),
+                    Given::ToWaitFor(_, arrival) | Given::Back(arrival) => {
+                        self.room.push_front(worker, arrival);
+                        break;
+                    }
+                }
+            }
+        }
     }
 
     /// The next connection, `None` when none waits.

@@ -44,6 +44,15 @@ pub(crate) enum Side {
     Node(Node),
 }
 
+/// At which count a worker is to ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// Of connections through their first turn; also when its loop sleeps.
+    Ready(u64),
+    /// Of closed connections: it is full, and nothing else makes room.
+    Closed(u64),
+}
+
 /// The channel to a worker.
 pub(crate) struct Link {
     pub(crate) connection: Connection,
@@ -133,10 +142,10 @@ impl Member {
         }
     }
 
-    /// Asks a starved primary's question: ring when there is credit again.
-    pub(crate) fn wish(&mut self, at_ready: u64) {
+    /// Asks a starved primary's question: ring when there is room again.
+    pub(crate) fn wish(&mut self, wish: Wish) {
         match &mut self.side {
-            Side::Library(library) => library.wish(at_ready),
+            Side::Library(library) => library.wish(wish),
             // Its answers come on the channel, which always wakes the primary.
             Side::Node(_) => {}
         }

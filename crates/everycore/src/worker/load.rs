@@ -147,7 +147,9 @@ impl Load {
     }
 
     fn closed(&self) {
-        self.page.add_closed();
+        if self.page.add_closed() {
+            self.ring();
+        }
         self.live.fetch_sub(1, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.freed.notify_waiters();

@@ -6,6 +6,7 @@ use everycore_core::{Counters, ListenerKey};
 use everycore_sys::counters::PrimaryPage;
 use everycore_sys::eventfd::EventFd;
 
+use super::Wish;
 use crate::cluster::handoff::{Arrival, HandOff};
 
 /// One worker's channels and counters.
@@ -86,9 +87,12 @@ impl Library {
         back
     }
 
-    pub(super) fn wish(&mut self, at_ready: u64) {
+    pub(super) fn wish(&mut self, wish: Wish) {
         if !self.channels.is_empty() {
-            self.page.set_wake(at_ready, true);
+            match wish {
+                Wish::Ready(at) => self.page.set_wake(at, true),
+                Wish::Closed(at) => self.page.set_wake_at_closed(at),
+            }
         }
     }
 
