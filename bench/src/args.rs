@@ -14,6 +14,7 @@ Everycore side by side with Node, nginx and others.
 
 usage: cargo run --release -p everycore-bench -- [ROW…] [options]
        … -- report                     write docs/performance.md from the last run of each row
+       … -- gate                       system calls per connection against what CI allows; needs strace
        … -- load ADDRESS [options]     the load generator alone
 
 rows: short keepalive syscalls fairness tail tail-fast kills reloads starts memory messages; all without any
@@ -35,6 +36,7 @@ pub(crate) enum Command {
     Help,
     Rows(Vec<Row>),
     Report,
+    Gate,
     Load,
 }
 
@@ -83,6 +85,7 @@ impl Args {
             match word {
                 "-h" | "--help" | "help" => args.command = Command::Help,
                 "report" => args.command = Command::Report,
+                "gate" => args.command = Command::Gate,
                 "load" => {
                     args.command = Command::Load;
                     target = Some(words.value::<SocketAddrV4>("load")?);
@@ -105,7 +108,7 @@ impl Args {
         match &mut args.command {
             Command::Rows(chosen) => *chosen = if rows.is_empty() { Row::ALL.to_vec() } else { rows },
             Command::Load => args.plan = target.map(|target| load.plan(target, args.window, args.seed)),
-            Command::Help | Command::Report => {}
+            Command::Help | Command::Report | Command::Gate => {}
         }
         Ok(args)
     }

@@ -75,6 +75,8 @@ pub(crate) enum Length {
     Time(Duration),
     /// Until this many requests have ended.
     Requests(u64),
+    /// Until somebody else than this worker has answered, but no longer than this.
+    Another(u32, Duration),
 }
 
 /// What came of it.
@@ -116,11 +118,6 @@ pub(crate) struct Latencies(Vec<u64>);
 impl Latencies {
     fn push(&mut self, latency: Duration) {
         self.0.push(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
-    }
-
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
     }
 
     /// The latency that this percentage of requests did not exceed, in milliseconds; 0 when there are none.

@@ -74,6 +74,10 @@ fn run(typed: &[String]) -> io::Result<()> {
         Command::Help => print_out!("{}", args::HELP),
         Command::Load => load_one(&args)?,
         Command::Rows(ref rows) => measure_rows(&args, rows)?,
+        Command::Gate => {
+            process::adopt_orphans()?;
+            print_out!("{}", rows::counts::gate(&tools::Tools::on_path(&["strace"]))?);
+        }
         Command::Report => {}
     }
     if args.document || args.command == Command::Report {

@@ -25,7 +25,7 @@ const START: Duration = Duration::from_secs(30);
 
 /// Who hands out connections in our own server, or lets the kernel do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Policy {
+pub(crate) enum Spread {
     Least,
     RoundRobin,
     Shared,
@@ -42,7 +42,7 @@ pub(crate) enum Face {
 /// A server of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Server {
-    Everycore(Policy, Face),
+    Everycore(Spread, Face),
     Raw(raw::Kind),
     NodeRr,
     NodeNone,
@@ -61,7 +61,7 @@ impl Server {
     /// All of them, in the order of the tables.
     pub(crate) fn all() -> Vec<Self> {
         use Face::{Axum, Hyper, Raw};
-        use Policy::{Least, RoundRobin, Shared};
+        use Spread::{Least, RoundRobin, Shared};
         let ours = [
             (Least, Hyper),
             (RoundRobin, Hyper),
@@ -71,7 +71,7 @@ impl Server {
             (Least, Raw),
             (Shared, Raw),
         ];
-        let ours = ours.map(|(policy, face)| Self::Everycore(policy, face));
+        let ours = ours.map(|(spread, face)| Self::Everycore(spread, face));
         let others = [
             Self::Nginx,
             Self::NginxReuseport,
@@ -96,7 +96,7 @@ impl Server {
     /// Its name in tables and on the command line.
     pub(crate) fn name(self) -> &'static str {
         use Face::{Axum, Hyper, Raw};
-        use Policy::{Least, RoundRobin, Shared};
+        use Spread::{Least, RoundRobin, Shared};
         match self {
             Self::Everycore(Least, Hyper) => "least",
             Self::Everycore(RoundRobin, Hyper) => "rr",
@@ -169,11 +169,11 @@ impl Server {
     pub(crate) fn launch(self, site: &Site<'_>) -> io::Result<Option<Launch>> {
         let address = site.address;
         match self {
-            Self::Everycore(policy, face) => {
-                let policy = match policy {
-                    Policy::Least => "least",
-                    Policy::RoundRobin => "rr",
-                    Policy::Shared => "shared",
+            Self::Everycore(spread, face) => {
+                let spread = match spread {
+                    Spread::Least => "least",
+                    Spread::RoundRobin => "rr",
+                    Spread::Shared => "shared",
                 };
                 let face = match face {
                     Face::Raw => "raw",
@@ -181,7 +181,7 @@ impl Server {
                     Face::Axum => "axum",
                 };
                 let mut args =
-                    vec![address.to_string(), site.workers.to_string(), policy.into(), face.into()];
+                    vec![address.to_string(), site.workers.to_string(), spread.into(), face.into()];
                 args.extend(site.options.iter().cloned());
                 Ok(Some(Launch::new(own_server()?, args)))
             }

@@ -30,6 +30,15 @@ impl Tools {
         Ok(Self::parse(&String::from_utf8_lossy(&output.stdout)))
     }
 
+    /// Only what is on the `PATH`: no script, no installing.
+    pub(crate) fn on_path(names: &[&str]) -> Self {
+        let directories = std::env::var_os("PATH").unwrap_or_default();
+        let find = |name: &str| {
+            std::env::split_paths(&directories).map(|dir| dir.join(name)).find(|path| path.is_file())
+        };
+        Self(names.iter().filter_map(|name| Some(((*name).to_owned(), find(name)?))).collect())
+    }
+
     /// `name=path`, one per line.
     fn parse(text: &str) -> Self {
         let pairs = text.lines().filter_map(|line| line.split_once('='));

@@ -151,6 +151,10 @@ impl<'p> Engine<'p> {
                 let enough = match self.plan.length {
                     Length::Time(length) => now.duration_since(since) >= length,
                     Length::Requests(count) => self.measured.1 >= count,
+                    Length::Another(worker, limit) => {
+                        self.outcome.workers.keys().any(|other| *other != worker)
+                            || now.duration_since(since) >= limit
+                    }
                 };
                 if enough || stop.load(Ordering::Relaxed) {
                     self.outcome.window = now.duration_since(since);

@@ -171,7 +171,12 @@ impl Watch {
 impl Counts {
     /// All calls together.
     pub(crate) fn all(&self) -> u64 {
-        self.0.get(ALL).copied().unwrap_or(0)
+        self.of(ALL)
+    }
+
+    /// How often this one was made.
+    pub(crate) fn of(&self, call: &str) -> u64 {
+        self.0.get(call).copied().unwrap_or(0)
     }
 
     /// Calls per connection, the most frequent first, leaving out those that hardly ever happen.

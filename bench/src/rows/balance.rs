@@ -8,11 +8,11 @@ use crate::load::{Burn, Length, Pace, Plan, Reuse};
 use crate::raw::Kind;
 use crate::report::{Report, Side, Verdict};
 use crate::sample::{self, Round, Sample, figure, ratio};
-use crate::servers::{Face, Policy, Server};
+use crate::servers::{Face, Server, Spread};
 
-const LEAST: Server = Server::Everycore(Policy::Least, Face::Hyper);
-const ROUND_ROBIN: Server = Server::Everycore(Policy::RoundRobin, Face::Hyper);
-const SHARED: Server = Server::Everycore(Policy::Shared, Face::Hyper);
+const LEAST: Server = Server::Everycore(Spread::Least, Face::Hyper);
+const ROUND_ROBIN: Server = Server::Everycore(Spread::RoundRobin, Face::Hyper);
+const SHARED: Server = Server::Everycore(Spread::Shared, Face::Hyper);
 const RAW_SHARED: Server = Server::Raw(Kind::Shared);
 
 const SERVERS: [Server; 8] = [
@@ -134,10 +134,6 @@ fn open(
         let at = |percent: f64| figure(&rounds, &server, move |sample: &Sample| latency(sample, percent));
         let p99 = ratio(&rounds, &server, &RAW_SHARED, |sample| latency(sample, 99.0));
         let busiest = figure(&rounds, &server, |sample| sample.outcome.busiest() * 100.0);
-        let cpu = figure(&rounds, &server, |sample| {
-            let burned = sample.outcome.burned.len() as f64 * 50_000.0;
-            (sample.cpu.as_secs_f64() * 1e6 - burned) / sample.outcome.answered.max(1) as f64
-        });
         let failures: u64 =
             rounds.iter().filter_map(|round| Some(round.get(&server)?.outcome.failures.total())).sum();
         vec![
@@ -147,20 +143,10 @@ fn open(
             spread(at(99.0)),
             spread(p99),
             median(busiest),
-            median(cpu),
             failures.to_string(),
         ]
     };
-    let heads = [
-        "server",
-        "p50",
-        "p90",
-        "p99",
-        "p99 × raw shared",
-        "busiest %",
-        "CPU µs without burning",
-        "failures",
-    ];
+    let heads = ["server", "p50", "p90", "p99", "p99 × raw shared", "busiest %", "failures"];
     report.table(&heads, servers.iter().map(|running| line(running.server)).collect());
     report.text(legend(&servers));
     stop(servers);

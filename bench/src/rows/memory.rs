@@ -6,16 +6,16 @@ use super::{Bench, legend, stop};
 use crate::load::{self, Length, Reuse};
 use crate::measure::{memory, processes};
 use crate::report::{Report, Side, Verdict, number};
-use crate::servers::{Face, Policy, Server};
+use crate::servers::{Face, Server, Spread};
 
-const LEAST: Server = Server::Everycore(Policy::Least, Face::Hyper);
+const LEAST: Server = Server::Everycore(Spread::Least, Face::Hyper);
 
 /// Workers of each server here: a primary keeps something for each.
 const WORKERS: usize = 8;
 
 pub(super) fn memory(bench: &mut Bench) -> io::Result<Report> {
     let mut report = Report::new("memory", "Memory with 8 workers, idle, after 10,000 requests");
-    let axum = Server::Everycore(Policy::Least, Face::Axum);
+    let axum = Server::Everycore(Spread::Least, Face::Axum);
     let all = [
         LEAST,
         axum,

@@ -7,17 +7,20 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use super::{Bench, legend, median, spread, stop};
-use crate::load::{self, Length, Reuse};
+use crate::load::{self, Length, Mark, Pace, Plan, Reuse};
 use crate::measure::processes;
 use crate::report::{Report, Side, Verdict};
 use crate::sample::{self, Figure, Round, figure, ratio};
-use crate::servers::{Face, Policy, Running, Server};
+use crate::servers::{Face, Running, Server, Spread};
 
-const LEAST: Server = Server::Everycore(Policy::Least, Face::Hyper);
-const SHARED: Server = Server::Everycore(Policy::Shared, Face::Hyper);
+const LEAST: Server = Server::Everycore(Spread::Least, Face::Hyper);
+const SHARED: Server = Server::Everycore(Spread::Shared, Face::Hyper);
 
 /// Between two crashes, so that each meets a server at rest.
 const REST: Duration = Duration::from_millis(100);
+
+/// How long a server may take to come back.
+const BACK: Duration = Duration::from_secs(30);
 
 pub(super) fn starts(bench: &mut Bench) -> io::Result<Report> {
     let mut report =
@@ -69,12 +72,10 @@ pub(super) fn starts(bench: &mut Bench) -> io::Result<Report> {
     Ok(report)
 }
 
-/// Kills the only worker and asks until another one answers; milliseconds.
+/// Kills the only worker and asks, every millisecond anew, until another one answers; milliseconds.
 fn crash_to_answer(bench: &mut Bench, running: &Running) -> io::Result<f64> {
     std::thread::sleep(REST);
     let victims = running.workers()?;
-    let mut plan = bench.closed(running.address, 1, Reuse::Short);
-    (plan.warm_up, plan.length) = (Duration::ZERO, Length::Requests(1));
     let [victim] = victims.as_slice() else {
         return Err(io::Error::other(format!("{}: not one worker but {victims:?}", running.server.name())));
     };
@@ -84,22 +85,31 @@ fn crash_to_answer(bench: &mut Bench, running: &Running) -> io::Result<f64> {
             running.server.name()
         )));
     }
+    let plan = Plan {
+        pace: Pace::Open(1000.0),
+        warm_up: Duration::ZERO,
+        length: Length::Another(*victim, BACK),
+        // A request that was lost with the worker need not be waited for.
+        timeout: Duration::from_millis(200),
+        ..bench.closed(running.address, 1, Reuse::Short)
+    };
     let pid = i32::try_from(*victim).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
     let began = Instant::now();
     rustix::process::kill_process(pid, Signal::KILL)?;
-    loop {
-        let outcome = load::run(&plan, &false.into(), &mut |_| {})?;
-        if outcome.workers.keys().any(|worker| worker != victim) {
-            return Ok(began.elapsed().as_secs_f64() * 1e3);
+    let mut answered = began;
+    let outcome = load::run(&plan, &false.into(), &mut |mark| {
+        if mark == Mark::End {
+            answered = Instant::now();
         }
-        if began.elapsed() > Duration::from_secs(30) {
-            return Err(io::Error::other(format!(
-                "{} did not come back: {}",
-                running.server.name(),
-                outcome.failures
-            )));
-        }
+    })?;
+    if outcome.workers.keys().all(|worker| worker == victim) {
+        return Err(io::Error::other(format!(
+            "{} did not come back: {}",
+            running.server.name(),
+            outcome.failures
+        )));
     }
+    Ok(answered.duration_since(began).as_secs_f64() * 1e3)
 }
 
 /// Milliseconds of each start: ours prints two events with their moments, Node's program the time between them.

@@ -7,11 +7,11 @@ use crate::load::Reuse;
 use crate::raw::Kind;
 use crate::report::{Report, Side, Verdict};
 use crate::sample::{self, Round, Sample, figure, ratio};
-use crate::servers::{Face, Policy, Running, Server};
+use crate::servers::{Face, Running, Server, Spread};
 
-const LEAST: Server = Server::Everycore(Policy::Least, Face::Hyper);
-const ROUND_ROBIN: Server = Server::Everycore(Policy::RoundRobin, Face::Hyper);
-const SHARED: Server = Server::Everycore(Policy::Shared, Face::Hyper);
+const LEAST: Server = Server::Everycore(Spread::Least, Face::Hyper);
+const ROUND_ROBIN: Server = Server::Everycore(Spread::RoundRobin, Face::Hyper);
+const SHARED: Server = Server::Everycore(Spread::Shared, Face::Hyper);
 
 type Rounds = Vec<Round<Server, Sample>>;
 
@@ -52,8 +52,8 @@ pub(super) fn keep_alive(bench: &mut Bench) -> io::Result<Report> {
     let servers = [
         LEAST,
         SHARED,
-        Server::Everycore(Policy::Least, Face::Axum),
-        Server::Everycore(Policy::Least, Face::Raw),
+        Server::Everycore(Spread::Least, Face::Axum),
+        Server::Everycore(Spread::Least, Face::Raw),
         Server::Raw(Kind::Shared),
         Server::Nginx,
         Server::HaProxy,

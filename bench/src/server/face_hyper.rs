@@ -9,6 +9,7 @@ use bytes::Bytes;
 use everycore::{Listener, Stream, Worker};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -34,22 +35,29 @@ pub(crate) async fn serve(
 }
 
 /// Answers until the client is done, or, once the worker drains, until the answer that announces the end.
+///
+/// A connection at rest is kept almost to the end of the drain: to close it at once could cross a request on its way.
 async fn answer_all(stream: Stream, body: Bytes, worker: Worker) {
+    let drains = worker.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
         if let Some(length) = request.uri().path_and_query().and_then(|path| burn::asked_for(path.as_str())) {
             burn::burn(length);
         }
-        std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(body.clone()))))
+        let mut response = Response::new(Full::new(body.clone()));
+        if drains.is_draining() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        std::future::ready(Ok::<_, Infallible>(response))
     });
     let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
-    let mut draining = pin!(worker.draining());
+    let mut drained = pin!(worker.drained());
     let mut told = false;
     poll_fn(|cx| {
         // The connection first: a short one is over without ever looking whether the worker drains.
         if connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        if told || draining.as_mut().poll(cx).is_pending() {
+        if told || drained.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
         told = true;

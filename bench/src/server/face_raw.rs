@@ -1,6 +1,9 @@
 //! A worker that answers by hand: the least a program can do with what the library gives it.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use everycore::{Listener, Stream, Worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,11 +46,19 @@ impl Answers {
     }
 }
 
+/// As with hyper: a connection at rest is kept almost to the end of the drain.
 async fn answer_all(mut stream: Stream, answers: &Answers, worker: &Worker) -> std::io::Result<()> {
     let mut buffer = [0u8; 1024];
     let mut filled = 0;
+    let mut drained = pin!(worker.drained());
     loop {
-        let read = stream.read(&mut buffer[filled..]).await?;
+        let mut reading = pin!(stream.read(&mut buffer[filled..]));
+        let read = poll_fn(|cx| match reading.as_mut().poll(cx) {
+            Poll::Ready(read) => Poll::Ready(read),
+            // The end of the drain counts as the end of the connection.
+            Poll::Pending => drained.as_mut().poll(cx).map(|()| Ok(0)),
+        })
+        .await?;
         if read == 0 {
             return Ok(());
         }
