@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::handle::Handle;
 use crate::sockets::OpenSocket;
-use crate::wire::{convert, v8};
+use crate::wire::{convert, json, v8};
 pub use error::{Cause, MessageError};
 pub use kind::{Incoming, Kind, Outgoing};
 
@@ -62,7 +62,7 @@ impl Message {
     /// # Errors
     /// The value refuses to be written, such as a map whose keys are not strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, MessageError> {
-        let text = serde_json::to_vec(value).map_err(|error| MessageError::Unwritable(error.into()))?;
+        let text = json::to_vec(value).map_err(|error| MessageError::Unwritable(error.into()))?;
         Ok(Self { trusted: true, ..Self::from_parts(text.into(), Format::Json) })
     }
 

@@ -4,6 +4,8 @@
 //! program asks for it, or when it may concern the library: `cmd` begins with `NODE_`. Neighbour: [`super::node`] names
 //! the messages of the library.
 
+mod write;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -13,6 +15,7 @@ use serde_json::value::RawValue;
 use super::node::{Envelope, Heard, Payload, Wrapping, is_command};
 use super::{Cut, Span, WireError};
 use crate::limits::Limits;
+pub(crate) use write::to_vec;
 
 /// The answer to a handle that arrived.
 pub(crate) const ACK: &[u8] = b"{\"cmd\":\"NODE_HANDLE_ACK\"}\n";

@@ -1,0 +1,425 @@
+//! Values as JSON text, byte for byte as `serde_json` writes them.
+//!
+//! That looks at text one byte after the other; long strings are most of what large messages are made of, so here they
+//! are looked at in larger steps. Numbers are still written by `serde_json`.
+
+use serde::ser::{self, Error as _, Serialize, Serializer};
+use serde_json::Error;
+
+type Result<T = ()> = std::result::Result<T, Error>;
+
+/// Writes a value as JSON.
+pub(crate) fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
+    let mut writer = Writer { out: Vec::with_capacity(128) };
+    value.serialize(&mut writer)?;
+    Ok(writer.out)
+}
+
+/// How `serde_json` marks text that is JSON already and is to be passed on as it is.
+const RAW: &str = "$serde_json::private::RawValue";
+
+struct Writer {
+    out: Vec<u8>,
+}
+
+impl Writer {
+    fn text(&mut self, text: &str) {
+        self.out.reserve(text.len() + 2);
+        self.out.push(b'"');
+        let mut rest = text.as_bytes();
+        loop {
+            let (plain, special) = rest.split_at(plain_length(rest));
+            self.out.extend_from_slice(plain);
+            let Some((byte, behind)) = special.split_first() else { break };
+            self.escape(*byte);
+            rest = behind;
+        }
+        self.out.push(b'"');
+    }
+
+    fn escape(&mut self, byte: u8) {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let short = match byte {
+            b'"' | b'\\' => byte,
+            0x08 => b'b',
+            b'\t' => b't',
+            b'\n' => b'n',
+            0x0C => b'f',
+            b'\r' => b'r',
+            _ => {
+                self.out.extend_from_slice(b"\\u00");
+                self.out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+                return;
+            }
+        };
+        self.out.extend_from_slice(&[b'\\', short]);
+    }
+
+    fn number<T: Serialize>(&mut self, number: T) -> Result {
+        serde_json::to_writer(&mut self.out, &number)
+    }
+
+    /// The name of a variant before what is in it.
+    fn variant(&mut self, name: &str) {
+        self.out.push(b'{');
+        self.text(name);
+        self.out.push(b':');
+    }
+
+    fn open(&mut self, begin: u8, end: &'static [u8]) -> Many<'_> {
+        self.out.push(begin);
+        Many { writer: self, first: true, end }
+    }
+}
+
+/// How many bytes at the front need no escape.
+fn plain_length(bytes: &[u8]) -> usize {
+    const STEP: usize = 32;
+    let is_special = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
+    // All of a step is looked at whatever is found, so that the compiler can do it in one go.
+    let step = |step: &&[u8]| !step.iter().fold(false, |found, byte| found | is_special(byte));
+    let plain = STEP * bytes.chunks_exact(STEP).take_while(step).count();
+    plain + bytes[plain..].iter().position(is_special).unwrap_or(bytes.len() - plain)
+}
+
+/// Elements or fields, with commas between them.
+struct Many<'a> {
+    writer: &'a mut Writer,
+    first: bool,
+    end: &'static [u8],
+}
+
+impl Many<'_> {
+    fn separate(&mut self) {
+        if !std::mem::take(&mut self.first) {
+            self.writer.out.push(b',');
+        }
+    }
+
+    fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
+        self.separate();
+        value.serialize(&mut *self.writer)
+    }
+
+    fn key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result {
+        self.separate();
+        let start = self.writer.out.len();
+        key.serialize(&mut *self.writer)?;
+        match self.writer.out.get(start) {
+            Some(b'"') => {}
+            // Numbers and booleans become names.
+            Some(b'-' | b'0'..=b'9' | b't' | b'f') => {
+                self.writer.out.insert(start, b'"');
+                self.writer.out.push(b'"');
+            }
+            _ => return Err(Error::custom("key must be a string")),
+        }
+        Ok(())
+    }
+
+    fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
+        self.writer.out.push(b':');
+        value.serialize(&mut *self.writer)
+    }
+
+    fn field<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result {
+        if name == RAW {
+            if let serde_json::Value::String(text) = serde_json::to_value(value)? {
+                self.writer.out.extend_from_slice(text.as_bytes());
+            }
+            return Ok(());
+        }
+        self.separate();
+        self.writer.text(name);
+        self.value(value)
+    }
+
+    fn finish(self) -> Result {
+        self.writer.out.extend_from_slice(self.end);
+        Ok(())
+    }
+}
+
+macro_rules! numbers {
+    ($($method:ident($type:ty))*) => {$(
+        fn $method(self, value: $type) -> Result {
+            self.number(value)
+        }
+    )*};
+}
+
+impl<'a> Serializer for &'a mut Writer {
+    type Ok = ();
+    type Error = Error;
+    type SerializeSeq = Many<'a>;
+    type SerializeTuple = Many<'a>;
+    type SerializeTupleStruct = Many<'a>;
+    type SerializeTupleVariant = Many<'a>;
+    type SerializeMap = Many<'a>;
+    type SerializeStruct = Many<'a>;
+    type SerializeStructVariant = Many<'a>;
+
+    numbers! {
+        serialize_bool(bool)
+        serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
+        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64) serialize_u128(u128)
+        serialize_f32(f32) serialize_f64(f64)
+    }
+
+    fn serialize_char(self, value: char) -> Result {
+        self.text(value.encode_utf8(&mut [0; 4]));
+        Ok(())
+    }
+
+    fn serialize_str(self, value: &str) -> Result {
+        self.text(value);
+        Ok(())
+    }
+
+    fn serialize_bytes(self, value: &[u8]) -> Result {
+        self.collect_seq(value)
+    }
+
+    fn serialize_none(self) -> Result {
+        self.serialize_unit()
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result {
+        value.serialize(self)
+    }
+
+    fn serialize_unit(self) -> Result {
+        self.out.extend_from_slice(b"null");
+        Ok(())
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> Result {
+        self.serialize_unit()
+    }
+
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result {
+        self.serialize_str(variant)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result {
+        self.variant(variant);
+        value.serialize(&mut *self)?;
+        self.out.push(b'}');
+        Ok(())
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<Many<'a>> {
+        Ok(self.open(b'[', b"]"))
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<Many<'a>> {
+        Ok(self.open(b'[', b"]"))
+    }
+
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Many<'a>> {
+        Ok(self.open(b'[', b"]"))
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Many<'a>> {
+        self.variant(variant);
+        Ok(self.open(b'[', b"]}"))
+    }
+
+    fn serialize_map(self, _: Option<usize>) -> Result<Many<'a>> {
+        Ok(self.open(b'{', b"}"))
+    }
+
+    fn serialize_struct(self, name: &'static str, _: usize) -> Result<Many<'a>> {
+        if name == RAW {
+            return Ok(Many { writer: self, first: true, end: b"" });
+        }
+        Ok(self.open(b'{', b"}"))
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Many<'a>> {
+        self.variant(variant);
+        Ok(self.open(b'{', b"}}"))
+    }
+}
+
+macro_rules! elements {
+    ($($trait:ident::$method:ident)*) => {$(
+        impl ser::$trait for Many<'_> {
+            type Ok = ();
+            type Error = Error;
+
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
+                self.element(value)
+            }
+
+            fn end(self) -> Result {
+                self.finish()
+            }
+        }
+    )*};
+}
+
+elements! {
+    SerializeSeq::serialize_element
+    SerializeTuple::serialize_element
+    SerializeTupleStruct::serialize_field
+    SerializeTupleVariant::serialize_field
+}
+
+macro_rules! fields {
+    ($($trait:ident)*) => {$(
+        impl ser::$trait for Many<'_> {
+            type Ok = ();
+            type Error = Error;
+
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result {
+                self.field(name, value)
+            }
+
+            fn end(self) -> Result {
+                self.finish()
+            }
+        }
+    )*};
+}
+
+fields! { SerializeStruct SerializeStructVariant }
+
+impl ser::SerializeMap for Many<'_> {
+    type Ok = ();
+    type Error = Error;
+
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result {
+        self.key(key)
+    }
+
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
+        self.value(value)
+    }
+
+    fn end(self) -> Result {
+        self.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[track_caller]
+    fn same<T: Serialize + ?Sized>(value: &T) {
+        let (ours, theirs) = (to_vec(value), serde_json::to_vec(value));
+        match (ours, theirs) {
+            (Ok(ours), Ok(theirs)) => {
+                assert_eq!(String::from_utf8(ours).unwrap(), String::from_utf8(theirs).unwrap());
+            }
+            (ours, theirs) => assert!(ours.is_err() && theirs.is_err(), "{ours:?} {theirs:?}"),
+        }
+    }
+
+    /// Says everything that serde can say, without a derive.
+    enum Said {
+        Unit,
+        Newtype(f64),
+        Tuple(i8, char),
+        Struct { name: &'static str },
+        Bytes,
+    }
+
+    impl Serialize for Said {
+        fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+            use ser::{SerializeStructVariant, SerializeTupleVariant};
+            match self {
+                Self::Unit => to.serialize_unit_variant("Said", 0, "Unit"),
+                Self::Newtype(value) => to.serialize_newtype_variant("Said", 1, "Newtype", value),
+                Self::Tuple(one, other) => {
+                    let mut tuple = to.serialize_tuple_variant("Said", 2, "Tu\"ple", 2)?;
+                    tuple.serialize_field(one)?;
+                    tuple.serialize_field(other)?;
+                    tuple.end()
+                }
+                Self::Struct { name } => {
+                    let mut fields = to.serialize_struct_variant("Said", 3, "Struct", 2)?;
+                    fields.serialize_field("name", name)?;
+                    fields.serialize_field("again", &Some(name))?;
+                    fields.end()
+                }
+                Self::Bytes => to.serialize_bytes(b"\0\xff"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_shape_is_written_as_serde_json_does() {
+        same(&[
+            Said::Unit,
+            Said::Newtype(-0.0),
+            Said::Tuple(-1, '\u{7f}'),
+            Said::Struct { name: "" },
+            Said::Bytes,
+        ]);
+        same(&(i128::MIN, u128::MAX, f64::NAN, f32::MIN_POSITIVE, 1e300, None::<()>, ((), [0; 0])));
+        same(&BTreeMap::from([(1, "one"), (-2, "two")]));
+        same(&BTreeMap::from([(true, 'x')]));
+        same(&BTreeMap::from([('k', BTreeMap::<u8, u8>::new())]));
+        same(&BTreeMap::from([(Some("some"), 1)]));
+        same(&BTreeMap::from([(None::<u8>, 1)]));
+        same(&BTreeMap::from([(vec![1], 1)]));
+        same(&BTreeMap::from([((), 1)]));
+        let raw = serde_json::value::RawValue::from_string(" [1,\n2]".to_owned()).unwrap();
+        same(&(&raw, BTreeMap::from([("raw", &raw)])));
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let text =
+            prop_oneof!["\\PC*", ".{0,100}", "[\\x00-\\x7f]{0,80}", "[ -~]{0,20}[\"\\\\\n]{0,2}[ -~]{25,70}"];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            text.clone().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 6, move |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..6).prop_map(Value::from),
+                btree_map(text.clone(), inner, 0..6).prop_map(|map| json!(map)),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_is_written_as_serde_json_does(value in value()) {
+            same(&value);
+        }
+    }
+}
