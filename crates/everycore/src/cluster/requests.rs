@@ -17,7 +17,8 @@ pub(crate) struct Requests {
 
 struct Waiting {
     reply: oneshot::Sender<Result<Message>>,
-    deadline: Instant,
+    /// `None`: never.
+    deadline: Option<Instant>,
     timeout: Duration,
 }
 
@@ -30,7 +31,7 @@ impl Requests {
         now: Instant,
     ) -> u64 {
         self.next += 1;
-        self.open.insert(self.next, Waiting { reply, deadline: now + timeout, timeout });
+        self.open.insert(self.next, Waiting { reply, deadline: now.checked_add(timeout), timeout });
         self.next
     }
 
@@ -47,7 +48,7 @@ impl Requests {
         let overdue: Vec<(u64, Duration)> = self
             .open
             .iter()
-            .filter(|(_, waiting)| waiting.deadline <= now)
+            .filter(|(_, waiting)| waiting.deadline.is_some_and(|deadline| deadline <= now))
             .map(|(id, waiting)| (*id, waiting.timeout))
             .collect();
         for (id, after) in overdue {
@@ -57,7 +58,7 @@ impl Requests {
 
     /// When the next question is overdue.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.open.values().map(|waiting| waiting.deadline).min()
+        self.open.values().filter_map(|waiting| waiting.deadline).min()
     }
 
     /// Fails all: the worker has gone.
@@ -87,5 +88,16 @@ mod tests {
         requests.disconnect();
         assert!(matches!(second_answer.try_recv().unwrap(), Err(Error::Disconnected)));
         assert_eq!(requests.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_question_may_wait_for_ever() {
+        let mut requests = Requests::default();
+        let now = Instant::now();
+        let (reply, mut answer) = oneshot::channel();
+        requests.open(reply, Duration::MAX, now);
+        assert_eq!(requests.next_deadline(), None);
+        requests.expire(now + Duration::from_secs(3600));
+        assert!(answer.try_recv().is_err());
     }
 }

@@ -154,10 +154,10 @@ impl Worker {
         let message = encode(message)?;
         let link = &self.core.link;
         ensure_thread(link)?;
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now().checked_add(timeout);
         let mut question = Question::open(link)?;
         post_blocking(link, Outgoing::request(question.id, message))?;
-        match wait_blocking(link, &mut question.answer, Some(deadline)) {
+        match wait_blocking(link, &mut question.answer, deadline) {
             Some(answer) => answer?,
             None => Err(Error::TimedOut { after: timeout }),
         }
