@@ -155,7 +155,7 @@ impl Driver {
 
     /// Runs until the cluster has ended.
     pub(crate) fn run(mut self) -> Result<Outcome> {
-        self.shared.started();
+        let _running = self.shared.started();
         let result = self.take_signals().and_then(|()| self.turn_until_finished());
         self.listeners.close_all(&self.sources);
         self.shared.ended(self.core.snapshot());

@@ -40,6 +40,15 @@ pub(crate) enum Order {
     Snapshot { reply: oneshot::Sender<Snapshot> },
 }
 
+/// Dropped by the primary's thread however it ends: by a panic too, nobody may wait for it any longer.
+pub(crate) struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.gone();
+    }
+}
+
 /// What handles and the primary's thread share.
 pub(crate) struct Shared {
     orders: Mutex<Vec<Order>>,
@@ -70,16 +79,20 @@ impl Shared {
         std::mem::take(&mut *lock(&self.orders))
     }
 
-    pub(crate) fn started(&self) {
+    /// The primary runs on this thread until the value is dropped.
+    pub(crate) fn started(self: &Arc<Self>) -> Running {
         lock(&self.state).thread = Some(std::thread::current().id());
+        Running(Arc::clone(self))
     }
 
     /// Refuses all further orders and fails those still queued by dropping their reply ends.
     pub(crate) fn ended(&self, last: Snapshot) {
-        let mut state = lock(&self.state);
-        state.ended = true;
-        state.latest = Some(last);
-        drop(state);
+        lock(&self.state).latest = Some(last);
+        self.gone();
+    }
+
+    fn gone(&self) {
+        lock(&self.state).ended = true;
         drop(self.take_orders());
     }
 
