@@ -67,11 +67,12 @@ impl Member {
         Self { info, process: None, link: Some(link), joined: false, requests: Requests::default(), side }
     }
 
-    /// Whether it can be handed connections of any listener.
+    /// Whether it is, or was, handed connections of any listener.
     pub(crate) fn is_served_by_hand(&self) -> bool {
         match &self.side {
-            Side::Library(library) => library.has_channels(),
-            Side::Node(node) => node.has_keys(),
+            Side::Library(library) => library.has_served(),
+            // Each answer is a turn.
+            Side::Node(node) => node.has_keys() || node.counters().turn > 0,
         }
     }
 

@@ -15,22 +15,26 @@ pub(crate) struct Library {
     /// Rung by the worker when the starved primary asked for it.
     pub(crate) bell: EventFd,
     channels: BTreeMap<ListenerKey, HandOff>,
+    /// It had a channel once. What it says of itself is read from then on, also after it has given up its last listener:
+    /// it may still hold connections.
+    served: bool,
     /// Connections handed over and not given back, as the page's counters count them.
     sent: u64,
 }
 
 impl Library {
     pub(crate) fn new(page: PrimaryPage, bell: EventFd) -> Self {
-        Self { page, bell, channels: BTreeMap::new(), sent: 0 }
+        Self { page, bell, channels: BTreeMap::new(), served: false, sent: 0 }
     }
 
     /// Opens the channel of a listener that was granted.
     pub(crate) fn open(&mut self, channel: HandOff) {
+        self.served = true;
         self.channels.insert(channel.on(), channel);
     }
 
-    pub(super) fn has_channels(&self) -> bool {
-        !self.channels.is_empty()
+    pub(super) fn has_served(&self) -> bool {
+        self.served
     }
 
     pub(super) fn holds(&self, key: ListenerKey) -> bool {
