@@ -17,33 +17,49 @@ const KILL: i32 = 9;
 /// Messages read from one worker before others get their turn.
 const TURN: usize = 256;
 
+/// Turns read of a worker that has ended: more than its channel can hold, unless somebody else still writes to it.
+const LAST_TURNS: usize = 64;
+
 impl Driver {
     /// Reads a worker's messages, and writes what there is room for: what it said may have let more go.
     pub(super) fn read_channel(&mut self, worker: WorkerId) {
-        self.flush_channel(worker);
-        self.read_messages(worker);
-        self.take_undelivered(worker);
-        self.flush_channel(worker);
+        if self.read_turn(worker) {
+            self.unfinished.push(worker);
+        }
     }
 
-    fn read_messages(&mut self, worker: WorkerId) {
+    /// One turn of it; true when there may be more.
+    fn read_turn(&mut self, worker: WorkerId) -> bool {
+        self.flush_channel(worker);
+        let more = self.read_messages(worker);
+        self.take_undelivered(worker);
+        self.flush_channel(worker);
+        more
+    }
+
+    fn read_messages(&mut self, worker: WorkerId) -> bool {
         for _ in 0..TURN {
             let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else {
-                return;
+                return false;
             };
             match link.connection.receive() {
                 Ok(Received::Message(incoming)) => {
                     self.receive(worker, incoming);
                     self.carry_out_effects();
                 }
-                Ok(Received::Blocked) => return,
-                Ok(Received::Closed) => return self.disconnected(worker),
-                // It died in the middle of a word.
-                Err(ChannelError::PartialFrame { .. }) => return self.disconnected(worker),
-                Err(error) => return self.break_off(worker, error.to_string()),
+                Ok(Received::Blocked) => return false,
+                // `PartialFrame`: it died in the middle of a word.
+                Ok(Received::Closed) | Err(ChannelError::PartialFrame { .. }) => {
+                    self.disconnected(worker);
+                    return false;
+                }
+                Err(error) => {
+                    self.break_off(worker, error.to_string());
+                    return false;
+                }
             }
         }
-        self.unfinished.push(worker);
+        true
     }
 
     /// Writes what is queued, as far as there is room.
@@ -257,10 +273,10 @@ impl Driver {
             Err(_) => everycore_sys::ExitStatus::Unknown,
         };
         self.sources.remove(process, Wake::Process(worker));
-        // Everything it wrote is here by now; a grandchild that holds the channel open does not keep us waiting.
-        while self.members.get(&worker).is_some_and(|member| member.link.is_some()) {
-            self.read_channel(worker);
-            if self.unfinished.pop().is_none() {
+        // Everything it wrote is here by now. A grandchild that holds the channel open does not keep us waiting, nor one
+        // that writes without end.
+        for _ in 0..LAST_TURNS {
+            if !self.read_turn(worker) {
                 break;
             }
         }

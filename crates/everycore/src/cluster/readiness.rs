@@ -15,6 +15,9 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mil
 /// A program that shows nothing counts as ready after this long.
 const STAYS_UP: Duration = Duration::from_secs(1);
 
+/// Notifications read before others get their turn.
+const TURN: usize = 64;
+
 /// Workers that are looked at.
 #[derive(Default)]
 pub(super) struct Readying {
@@ -92,7 +95,8 @@ impl Driver {
 
     /// Hears `READY=1` from whoever is, or descends from, a worker.
     pub(super) fn read_notifications(&mut self) {
-        while let Some(Ok(Some(said))) = self.notify.as_ref().map(|socket| socket.recv()) {
+        for _ in 0..TURN {
+            let Some(Ok(Some(said))) = self.notify.as_ref().map(|socket| socket.recv()) else { return };
             if !said.words.ready {
                 continue;
             }
