@@ -70,9 +70,7 @@ impl Driver {
 
         let spec = self.spec(info);
         let command = self.program.command(&spec).map_err(system("preparing the worker's command"))?;
-        let spawned = self.start(&spec, command, &theirs)?;
-        drop(theirs);
-
+        // All that needs descriptors comes before the process: one that nobody knows of would never be waited for.
         let codec = match self.dialect {
             Dialect::Everycore => Codec::Native,
             Dialect::Node(Serialization::Json) => Codec::Json,
@@ -81,13 +79,19 @@ impl Driver {
         let limits = Limits { unanswered: UNANSWERED, ..Limits::default() };
         let connection = Connection::new(ours, codec, limits).map_err(system("channel"))?;
         let link = Link::new(connection, self.shared.connected(info.id));
-        let info = WorkerInfo { pid: Some(spawned.pid), ..info };
         let mut member = match self.dialect {
             Dialect::Everycore => self.greet(info, link).map_err(system("page of counters"))?,
             Dialect::Node(_) => Member::new(info, link, Side::Node(Node::default())),
         };
+        let spawned = self.start(&spec, command, &theirs)?;
+        drop(theirs);
         let pid = spawned.pid;
-        self.watch(worker, &member, &spawned).map_err(system("watching the worker"))?;
+        if let Err(error) = self.watch(worker, &member, &spawned) {
+            // The kernel is out of memory: what cannot be watched must not run.
+            let _ = spawned.pidfd.signal_group(KILL);
+            return Err(system("watching the worker")(error));
+        }
+        member.info.pid = Some(pid);
         member.process = Some(spawned.pidfd);
         self.members.insert(worker, member);
         self.flush_channel(worker);
