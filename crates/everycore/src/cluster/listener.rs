@@ -351,7 +351,9 @@ impl Listeners {
 
     /// When a paused listener is to be tried again.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
-        self.by_key.values().filter_map(|listening| Some(listening.pause.as_ref()?.until)).min()
+        // One that nobody could serve is looked at when somebody can.
+        let waiting = self.by_key.values().filter(|listening| !listening.starved);
+        waiting.filter_map(|listening| Some(listening.pause.as_ref()?.until)).min()
     }
 
     /// Listeners whose pause is over.
@@ -410,7 +412,9 @@ impl Listeners {
                 }
             }
         }
-        listening.starved = outcome == Drained::Starved;
+        // What was given back rings no bell: it is looked at in every turn until it has gone.
+        listening.starved =
+            outcome == Drained::Starved || (outcome == Drained::More && !listening.homeless.is_empty());
         outcome
     }
 }
