@@ -3,11 +3,11 @@
 //! | File | Duty |
 //! |---|---|
 //! | `listener`, `source` | connections, handed over or accepted on a shared listener |
-//! | `stream`, `socket`, `fin`, `blocking` | one connection |
+//! | `stream`, `socket`, `fin`, `parts`, `blocking` | one connection |
 //! | `load` | the counters the primary reads; when its bell is rung |
 //! | `link`, `driver`, `inbox` | the control channel: sorted, driven, bounded |
 //! | `messages` | what the program says and hears |
-//! | `drain`, `runtime` | the way out; the program's life from start to end |
+//! | `drain`, `leave`, `runtime` | the way out; the program's life from start to end |
 //!
 //! Neighbours: `role` makes the [`Worker`], `protocol` has the words.
 
@@ -18,10 +18,12 @@ mod drain;
 mod driver;
 mod fin;
 mod inbox;
+mod leave;
 mod link;
 mod listener;
 mod load;
 mod messages;
+mod parts;
 mod registration;
 mod runtime;
 mod socket;
@@ -46,12 +48,13 @@ pub use blocking::BlockingStream;
 pub use listener::{Incoming, Listener};
 pub use load::Lease;
 pub use messages::Received;
-pub use stream::{Parts, Stream};
+pub use parts::Parts;
+pub use stream::Stream;
 pub use trouble::Trouble;
 
 pub(crate) use driver::timespec;
 
-use self::drain::{Drain, Why};
+use self::drain::Drain;
 use self::driver::{ensure_task, ensure_thread};
 use self::link::{Link, ListenAnswer};
 use self::load::Load;
@@ -61,13 +64,6 @@ use self::trouble::Troubles;
 use crate::address::{Address, IntoAddress};
 use crate::error::{Error, Result};
 use crate::protocol::{ListenFailure, Wanted, Welcome};
-
-/// How long the primary may take to note that this worker leaves.
-/// How long idle connections stay open when nobody is left to go to.
-const LAST_SILENCE: Duration = Duration::from_secs(1);
-
-/// How long the answer to an own wish to leave is waited for.
-const LEAVE_NOTED: Duration = Duration::from_secs(5);
 
 /// This process as a worker of its cluster. Cheap to clone; may be used from any thread.
 ///
@@ -185,91 +181,6 @@ impl Worker {
     /// Tells the primary that the program is ready, where the cluster waits for that word.
     pub fn ready(&self) {
         self.core.link.tell(crate::protocol::FromWorker::Ready);
-    }
-
-    /// Resolves when the worker shall leave: the primary has asked it to, has died, or the program itself has called
-    /// [`disconnect`](Self::disconnect). Outlives this handle, so it can be given away:
-    /// `axum::serve(listener, app).with_graceful_shutdown(worker.draining())`.
-    ///
-    /// After the primary's death it resolves once the listeners have given out what was handed over before.
-    pub fn draining(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
-        let link = Arc::clone(&self.core.link);
-        async move {
-            // Without a runtime it could not wait anyway.
-            let _ = ensure_task(&link);
-            link.drain.settled().await;
-        }
-    }
-
-    /// Resolves when the worker shall leave *and* its clients know: no connection is open any more, or those that are
-    /// have been silent for long enough. The moment to close idle keep-alive connections; a server that does it
-    /// sooner takes them from under requests on their way.
-    ///
-    /// Long enough is three quarters of the time to drain where others serve on, and a second where the whole cluster
-    /// stops or the primary is gone: then nobody is left to answer the next request anyway.
-    pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (draining, worker) = (self.draining(), self.clone());
-        async move {
-            draining.await;
-            let drain = &worker.core.link.drain;
-            let last = drain.is_because(Why::Stopping) || drain.is_because(Why::PrimaryGone);
-            let silence = worker.drain_time() * 3 / 4;
-            let silence = if last { silence.min(LAST_SILENCE) } else { silence };
-            let _ = tokio::time::timeout(silence, worker.idle()).await;
-        }
-    }
-
-    /// Whether the worker shall leave, as of what was read from the channel so far.
-    pub fn is_draining(&self) -> bool {
-        self.core.link.drain.has_begun()
-    }
-
-    /// Resolves when no connection is open.
-    pub async fn idle(&self) {
-        self.core.link.load.idle().await;
-    }
-
-    /// Leaves by the program's own wish: the primary is told first, so that it takes the exit for what it is; then the
-    /// drain begins. The program should come to its end by itself: listeners end and [`draining`](Self::draining)
-    /// resolves.
-    ///
-    /// # Errors
-    /// It is called outside of a tokio runtime.
-    pub async fn disconnect(&self) -> Result<()> {
-        let link = &self.core.link;
-        ensure_task(link)?;
-        if let Some(noted) = link.ask_to_leave() {
-            // A primary that does not answer in time is not waited for; the drain has its deadline, too.
-            let _ = tokio::time::timeout(LEAVE_NOTED, noted).await;
-        }
-        link.leave(Why::OwnWish);
-        Ok(())
-    }
-
-    /// As [`disconnect`](Self::disconnect), for a program without a runtime.
-    ///
-    /// # Errors
-    /// It is called from the runtime that serves the channel.
-    pub fn disconnect_blocking(&self) -> Result<()> {
-        let link = &self.core.link;
-        ensure_thread(link)?;
-        if let Some(mut noted) = link.ask_to_leave() {
-            let _ = wait_blocking(link, &mut noted, Some(std::time::Instant::now() + LEAVE_NOTED));
-        }
-        link.leave(Why::OwnWish);
-        Ok(())
-    }
-
-    /// Whether the channel to the primary is open, as far as is known.
-    pub fn is_connected(&self) -> bool {
-        !self.core.link.is_over()
-    }
-
-    /// Whether this worker leaves because it was asked to, or has asked to: what the primary will report as the exit's
-    /// `exited_after_disconnect`.
-    pub fn exited_after_disconnect(&self) -> bool {
-        let drain = &self.core.link.drain;
-        [Why::Asked, Why::Stopping, Why::OwnWish].into_iter().any(|why| drain.is_because(why))
     }
 
     /// Calls `hook` when something goes wrong behind the program's back, once per episode: descriptors run out, messages

@@ -3,15 +3,13 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::{Shutdown, SocketAddr, TcpStream as StdTcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use everycore_sys::socket_pair::{Mode, set_mode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::load::Lease;
 use super::socket::{Family, Socket};
@@ -19,6 +17,10 @@ use crate::address::BoundAddress;
 
 /// The most that is received by one call before the reactor knows the connection.
 const SCRATCH: usize = 16 * 1024;
+
+/// System calls made before the reactor has to know the connection, ready or not: tokio keeps count of what one task does
+/// in a turn, and lets others have theirs, only for what goes through its reactor.
+const DIRECT: u8 = 32;
 
 /// Who asks for less gets it out of what a larger read has found: HTTP servers look at the first 24 bytes alone.
 const SMALL: usize = 64;
@@ -49,26 +51,16 @@ thread_local! {
 /// ```
 pub struct Stream {
     // Before the lease: closed first, counted as closed then.
-    socket: Socket,
-    lease: Lease,
+    pub(super) socket: Socket,
+    pub(super) lease: Lease,
     peer: BoundAddress,
     look: Look,
     /// Received and not given out yet.
-    ahead: Bytes,
+    pub(super) ahead: Bytes,
+    /// System calls that are left of [`DIRECT`].
+    direct: u8,
     /// The end of writing was put off to the end of the loop's turn.
     fin_due: bool,
-}
-
-/// What a [`Stream`] is made of; see [`Stream::into_parts`].
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Parts {
-    /// The socket, non-blocking and in no reactor.
-    pub socket: OwnedFd,
-    /// Bytes that were received and not read by the program. Empty unless it has read fewer than 64 bytes at a time.
-    pub ahead: Bytes,
-    /// The connection's place in the counters: keep it for as long as the connection is served.
-    pub lease: Lease,
 }
 
 /// What is known of the bytes that wait to be read, until the reactor takes over.
@@ -97,6 +89,7 @@ impl Stream {
             peer,
             look: Look::First,
             ahead: Bytes::new(),
+            direct: DIRECT,
             fin_due: false,
         }
     }
@@ -142,48 +135,6 @@ impl Stream {
         self.socket.shutdown(how)
     }
 
-    /// Takes it apart: the socket out of any reactor, what was received ahead, and the place in the counters.
-    ///
-    /// # Errors
-    /// The socket cannot be taken out of the reactor.
-    pub fn into_parts(mut self) -> io::Result<Parts> {
-        self.end_writing()?;
-        Ok(Parts { socket: self.socket.into_fd()?, ahead: self.ahead, lease: self.lease })
-    }
-
-    /// The connection as `std` knows it, in blocking mode. The primary takes it for closed from now on; a lease keeps it
-    /// counted: [`into_parts`](Self::into_parts).
-    ///
-    /// # Errors
-    /// It is a Unix stream, bytes were received ahead, or it cannot be made blocking.
-    pub fn into_std(self) -> io::Result<StdTcpStream> {
-        self.is_plain_tcp()?;
-        let parts = self.into_parts()?;
-        // The primary has closed its copy, so nobody else sees the mode change.
-        set_mode(&parts.socket, Mode::Blocking)?;
-        Ok(parts.socket.into())
-    }
-
-    /// The connection as tokio knows it. The primary takes it for closed from now on, as with [`into_std`](Self::into_std).
-    ///
-    /// # Errors
-    /// It is a Unix stream, bytes were received ahead, or the reactor has no room.
-    pub fn into_tokio(self) -> io::Result<TcpStream> {
-        self.is_plain_tcp()?;
-        TcpStream::from_std(self.into_parts()?.socket.into())
-    }
-
-    fn is_plain_tcp(&self) -> io::Result<()> {
-        let why = if self.socket.family() != Family::Tcp {
-            "a Unix stream is no TCP stream; use into_parts"
-        } else if !self.ahead.is_empty() {
-            "bytes were received ahead that would be lost; use into_parts"
-        } else {
-            return Ok(());
-        };
-        Err(io::Error::new(io::ErrorKind::InvalidInput, why))
-    }
-
     /// Receives for a caller that has this much room; what is more than that stays ahead. Returns how much there is.
     fn receive(&mut self, room: usize, give: impl FnOnce(&[u8])) -> io::Result<usize> {
         let want = if room < SMALL { SCRATCH } else { room.min(SCRATCH) };
@@ -209,7 +160,9 @@ impl Stream {
     /// Reads without the reactor; `Pending` only after the waker was called or the socket was registered.
     fn poll_read_direct(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.end_writing()?;
+        let worn_out = self.is_worn_out();
         match self.look {
+            _ if worn_out => {}
             Look::First | Look::More => {
                 match self.receive(buffer.remaining(), |bytes| buffer.put_slice(bytes)) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -254,8 +207,14 @@ impl Stream {
         self.lease.first_turn_over();
     }
 
+    /// Counts a system call; true when there have been enough.
+    fn is_worn_out(&mut self) -> bool {
+        self.direct = self.direct.saturating_sub(1);
+        self.direct == 0
+    }
+
     /// Carries out a shutdown that was put off: the stream was not dropped after all.
-    fn end_writing(&mut self) -> io::Result<()> {
+    pub(super) fn end_writing(&mut self) -> io::Result<()> {
         match std::mem::take(&mut self.fin_due) {
             true => self.socket.shutdown(Shutdown::Write),
             false => Ok(()),
@@ -304,6 +263,9 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.end_writing()?;
+        if this.socket.is_direct() && this.is_worn_out() {
+            this.socket.register()?;
+        }
         if this.socket.is_direct() {
             match this.write_now(buffers) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => this.socket.register()?,

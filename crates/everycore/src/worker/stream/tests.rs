@@ -156,6 +156,17 @@ fn a_small_look_is_served_out_of_a_large_read() {
 }
 
 #[test]
+fn a_connection_that_is_always_ready_meets_the_reactor_all_the_same() {
+    let mut fixture = Fixture::new();
+    run(async {
+        for _ in 0..=DIRECT {
+            fixture.stream.write_all(b"x").await.unwrap();
+        }
+        assert!(!fixture.stream.socket.is_direct());
+    });
+}
+
+#[test]
 fn the_end_of_file_is_found_again() {
     let mut fixture = Fixture::new();
     fixture.client.write_all(b"last").unwrap();
@@ -247,7 +258,7 @@ fn a_tcp_stream_becomes_one_of_std_or_tokio() {
     let (memfd, _) = counters::create().unwrap();
     let load = Load::new(WorkerPage::open(memfd).unwrap(), EventFd::new().unwrap());
     let accept = || {
-        let client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let accepted = everycore_sys::accept::accept(&listener).unwrap().unwrap();
         (client, Stream::new(accepted.socket, accepted.peer, load.take()))
     };
