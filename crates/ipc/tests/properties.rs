@@ -220,6 +220,73 @@ proptest! {
     }
 }
 
+/// One end of a conversation: what it still has to send, and what it has to hear.
+struct End<'a> {
+    connection: Connection,
+    to_send: std::slice::Iter<'a, Sent>,
+    to_hear: std::slice::Iter<'a, Sent>,
+}
+
+impl End<'_> {
+    fn send(&mut self, codec: Codec) {
+        if let Some(message) = self.to_send.next() {
+            self.connection.queue(message.outgoing(codec)).unwrap();
+        }
+    }
+
+    fn hear(&mut self, codec: Codec) {
+        if let Received::Message(incoming) = self.connection.receive().unwrap() {
+            self.to_hear.next().unwrap().assert_is(codec, incoming);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.to_send.len() == 0 && self.to_hear.len() == 0 && self.connection.unanswered() == 0
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn both_ends_may_talk_at_once(
+        ours in vec(sent(), 0..15),
+        theirs in vec(sent(), 0..15),
+        steps in vec(any::<u8>(), 4..60),
+        windows in (1usize..5, 1usize..5),
+        codec in prop_oneof![Just(Codec::Json), Just(Codec::Advanced), Just(Codec::Native)],
+    ) {
+        let (here, there) = stream_pair().unwrap();
+        let connection = |socket, unanswered| {
+            // Little room, so that messages are cut in many pieces and answers find others half written.
+            rustix::net::sockopt::set_socket_send_buffer_size(&socket, 4096).unwrap();
+            Connection::new(socket, codec, Limits { unanswered, ..Limits::default() }).unwrap()
+        };
+        let mut ends = [
+            End { connection: connection(here, windows.0), to_send: ours.iter(), to_hear: theirs.iter() },
+            End { connection: connection(there, windows.1), to_send: theirs.iter(), to_hear: ours.iter() },
+        ];
+        let all = [0u8, 1, 2, 3, 4, 5];
+        let mut count = 0;
+        for step in steps.iter().chain(all.iter().cycle()) {
+            let end = &mut ends[usize::from(step & 1)];
+            match step >> 1 & 3 {
+                0 => end.send(codec),
+                1 => _ = end.connection.flush().unwrap(),
+                _ => end.hear(codec),
+            }
+            if ends.iter().all(End::is_done) {
+                break;
+            }
+            count += 1;
+            prop_assert!(count < 100_000, "nothing moves any more");
+        }
+        for end in &ends {
+            prop_assert_eq!(end.connection.faults(), Default::default());
+        }
+    }
+}
+
 fn read_all(socket: &std::os::fd::OwnedFd, into: &mut Vec<u8>) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(received) = everycore_sys::scm_rights::receive(socket, &mut buffer, &mut Vec::new()) {
