@@ -13,6 +13,8 @@ use std::str::FromStr;
 /// assert_eq!(address, Address::Tcp("127.0.0.1:8000".parse().unwrap()));
 /// assert_eq!(":8000".parse::<Address>()?, Address::Any { port: 8000 });
 /// assert_eq!("unix:/run/app.sock".parse::<Address>()?, Address::Unix("/run/app.sock".into()));
+/// assert_eq!("unix:@app".parse::<Address>()?, Address::Unix("\0app".into()));
+/// assert_eq!("fd://http".parse::<Address>()?, Address::Inherited("http".into()));
 /// # Ok::<(), everycore::AddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,10 +28,14 @@ pub enum Address {
         /// The port; 0 lets the kernel choose.
         port: u16,
     },
-    /// A Unix stream socket at this path; a path that begins with a NUL byte is an abstract name.
+    /// A Unix stream socket at this path; a path that begins with a NUL byte is an abstract name, written
+    /// `unix:@name`. A path longer than an address can hold is bound by way of its directory.
     Unix(PathBuf),
-    /// A UDP socket, which all workers share.
+    /// A UDP socket, which all workers share; they take it with [`Worker::udp`](crate::Worker::udp).
     Udp(SocketAddr),
+    /// A socket this process inherited, written `fd://3` or `fd://NAME`: by its number, or by its name in
+    /// `LISTEN_FDNAMES`, as a service manager passes it. It already listens, or is a bound UDP socket.
+    Inherited(String),
 }
 
 /// Why a text is not an address.
@@ -43,7 +49,7 @@ impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "'{}' is no address to listen on: {}; write HOST:PORT, :PORT, [IPV6]:PORT or unix:PATH",
+            "'{}' is no address to listen on: {}; write HOST:PORT, :PORT, [IPV6]:PORT, unix:PATH, udp://IP:PORT or fd://N",
             self.text, self.why
         )
     }
@@ -57,10 +63,18 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let wrong = |why: &str| AddressError { text: text.to_owned(), why: why.to_owned() };
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() {
-                Err(wrong("the path is missing"))
+            return match path.strip_prefix('@') {
+                Some("") => Err(wrong("the abstract name is missing")),
+                Some(name) => Ok(Self::Unix(format!("\0{name}").into())),
+                None if path.is_empty() => Err(wrong("the path is missing")),
+                None => Ok(Self::Unix(path.into())),
+            };
+        }
+        if let Some(which) = text.strip_prefix("fd://") {
+            return if which.is_empty() {
+                Err(wrong("the descriptor's number or name is missing"))
             } else {
-                Ok(Self::Unix(path.into()))
+                Ok(Self::Inherited(which.to_owned()))
             };
         }
         if let Some(address) = text.strip_prefix("udp://") {
@@ -98,6 +112,7 @@ impl fmt::Display for Address {
             Self::Any { port } => write!(f, ":{port}"),
             Self::Unix(path) => write!(f, "unix:{}", readable(path)),
             Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Inherited(which) => write!(f, "fd://{which}"),
         }
     }
 }
@@ -217,12 +232,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_can_be_read_back() {
+        for text in ["unix:@app", "unix:/run/app.sock", "udp://[::1]:53", "fd://3", ":80", "[::]:80"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
     fn what_is_no_address_is_refused_with_its_reason() {
         for (text, part) in [
             ("127.0.0.1", "port is missing"),
             ("127.0.0.1:99999", "0 to 65535"),
             ("::1:80", "brackets"),
             ("unix:", "path is missing"),
+            ("unix:@", "abstract name is missing"),
+            ("fd://", "number or name is missing"),
             ("", "port"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();

@@ -39,6 +39,7 @@ pub use program::{Dialect, Serialization, WorkerCommand, WorkerSpec};
 
 use crate::address::{Address, BoundAddress, IntoAddress};
 use crate::error::{Error, Result};
+use crate::options::ListenOptions;
 use program::Program;
 
 /// What makes a worker count as ready: only then may its predecessor be drained in a reload.
@@ -89,7 +90,7 @@ pub struct Cluster {
     pub(crate) restart: RestartSettings,
     pub(crate) deadlines: everycore_core::Deadlines,
     pub(crate) hung: Option<Duration>,
-    pub(crate) binds: Vec<(String, Address, Option<u32>)>,
+    pub(crate) binds: Vec<(String, Address, ListenOptions)>,
     pub(crate) signals: bool,
     pub(crate) program: Program,
     pub(crate) dialect: Dialect,
@@ -189,7 +190,7 @@ impl Cluster {
     /// # Errors
     /// [`Error::Address`] if the text is no address. Whether it can be bound shows in [`run`](Self::run).
     pub fn bind(self, name: impl Into<String>, address: impl IntoAddress) -> Result<Self> {
-        self.bind_with_backlog(name, address, None)
+        self.bind_with(name, address, ListenOptions::new())
     }
 
     /// As [`bind`](Self::bind), with the number of connections the kernel may queue; the default is 511.
@@ -197,16 +198,57 @@ impl Cluster {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn bind_with_backlog(
-        mut self,
+        self,
         name: impl Into<String>,
         address: impl IntoAddress,
         backlog: impl Into<Option<u32>>,
     ) -> Result<Self> {
+        let options = backlog.into().map_or_else(ListenOptions::new, |b| ListenOptions::new().backlog(b));
+        self.bind_with(name, address, options)
+    }
+
+    /// As [`bind`](Self::bind), with options for the socket.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_with(
+        self,
+        name: impl Into<String>,
+        address: impl IntoAddress,
+        options: ListenOptions,
+    ) -> Result<Self> {
         let name = name.into();
         if self.binds.iter().any(|(taken, ..)| *taken == name) {
-            return Err(Error::Setting(format!("two listeners are named '{name}'; give each its own name")));
+            return Err(Error::Setting(format!(
+                "two listeners are named '{name}'; give each its own name, or say bind_also"
+            )));
         }
-        self.binds.push((name, address.into_address()?, backlog.into()));
+        self.bind_also(name, address, options)
+    }
+
+    /// Binds one more address under a name: the worker's one listener of that name serves them all.
+    ///
+    /// ```
+    /// use everycore::{Cluster, ListenOptions};
+    /// let cluster = Cluster::builder()
+    ///     .bind("http", "127.0.0.1:8000")?
+    ///     .bind_also("http", "unix:/run/app.sock", ListenOptions::new().mode(0o660))?;
+    /// # Ok::<(), everycore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_also(
+        mut self,
+        name: impl Into<String>,
+        address: impl IntoAddress,
+        options: ListenOptions,
+    ) -> Result<Self> {
+        let address = address.into_address()?;
+        if matches!(address, Address::Inherited(_)) {
+            socket::look_for_inherited()?;
+        }
+        self.binds.push((name.into(), address, options));
         Ok(self)
     }
 

@@ -5,6 +5,7 @@
 mod address;
 mod cluster;
 mod error;
+mod options;
 mod protocol;
 mod role;
 mod worker;
@@ -18,5 +19,8 @@ pub use cluster::{
 };
 pub use error::{Error, Result};
 pub use everycore_ipc::{Handle, HandleKind, Message};
+pub use options::{ListenOptions, ListenOptionsError};
 pub use role::{Role, role};
-pub use worker::{BlockingStream, Incoming, Lease, Listener, Parts, Received, Stream, Trouble, Worker};
+pub use worker::{
+    BlockingStream, Incoming, Lease, Listener, Parts, Received, Stream, Trouble, UdpSocket, Worker,
+};

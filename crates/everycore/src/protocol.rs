@@ -26,7 +26,8 @@ pub(crate) enum ToWorker {
     /// The first frame, in the channel before the worker runs. Handles: the page of counters, the wake event.
     Welcome(Welcome),
     /// The answer to `Listen`; a granted one carries one handle, by `mode`.
-    Granted { request: u64, key: u32, mode: Mode, address: BoundAddress },
+    /// `more`: the name it was asked for has another address, at the next place.
+    Granted { request: u64, key: u32, mode: Mode, address: BoundAddress, more: bool },
     /// The answer to a `Listen` that failed.
     Refused { request: u64, failure: ListenFailure },
     /// Stop accepting, drain, leave. `stopping`: the whole cluster does, so nobody is left for a client to go to.
@@ -75,8 +76,8 @@ pub(crate) enum FromWorker {
 /// Which listener is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// One bound before the workers started, by its name.
-    Named(String),
+    /// One bound before the workers started, by its name; of several addresses the one at `place`, from 0.
+    Named { name: String, place: u32 },
     /// One for this address. `index` tells several live listeners on the same address within one worker apart.
     Bound { address: Address, index: u32, backlog: Option<u32> },
 }
@@ -109,9 +110,9 @@ impl ToWorker {
                 "act": "welcome", "version": VERSION, "name": welcome.name, "worker": welcome.worker,
                 "slot": welcome.slot, "generation": welcome.generation, "drain_ms": welcome.drain_ms,
             }),
-            Self::Granted { request, key, mode, address } => json!({
+            Self::Granted { request, key, mode, address, more } => json!({
                 "act": "granted", "request": request, "key": key, "mode": mode.name(),
-                "address": encode_bound(address),
+                "address": encode_bound(address), "more": more,
             }),
             Self::Refused { request, failure } => json!({
                 "act": "refused", "request": request, "errno": failure.errno, "message": failure.message,
@@ -146,6 +147,7 @@ impl ToWorker {
                 key: message.small("key")?,
                 mode: Mode::from_name(message.text("mode")?)?,
                 address: decode_bound(message.text("address")?)?,
+                more: message.value("more").and_then(Value::as_bool).unwrap_or(false),
             }),
             "refused" => Ok(Self::Refused {
                 request: message.number("request")?,
@@ -168,8 +170,8 @@ impl FromWorker {
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Hello { version } => json!({"act": "hello", "version": version}),
-            Self::Listen { request, what: Wanted::Named(name) } => {
-                json!({"act": "listen", "request": request, "name": name})
+            Self::Listen { request, what: Wanted::Named { name, place } } => {
+                json!({"act": "listen", "request": request, "name": name, "place": place})
             }
             Self::Listen { request, what: Wanted::Bound { address, index, backlog } } => json!({
                 "act": "listen", "request": request, "address": encode_address(address), "index": index,
@@ -191,7 +193,13 @@ impl FromWorker {
             "listen" => {
                 let request = message.number("request")?;
                 let what = match message.value("name") {
-                    Some(_) => Wanted::Named(message.text("name")?.to_owned()),
+                    Some(_) => Wanted::Named {
+                        name: message.text("name")?.to_owned(),
+                        place: match message.value("place") {
+                            Some(_) => message.small("place")?,
+                            None => 0,
+                        },
+                    },
                     None => Wanted::Bound {
                         address: decode_address(message.text("address")?)?,
                         index: message.small("index")?,
@@ -235,6 +243,7 @@ fn encode_address(address: &Address) -> String {
         Address::Any { port } => format!(":{port}"),
         Address::Unix(path) => format!("unix:{}", path.display()),
         Address::Udp(address) => format!("udp://{address}"),
+        Address::Inherited(which) => format!("fd://{which}"),
     }
 }
 
@@ -381,6 +390,7 @@ mod tests {
                 key: 4,
                 mode: Mode::HandOff,
                 address: BoundAddress::Tcp("[::1]:80".parse().unwrap()),
+                more: true,
             },
             ToWorker::Refused {
                 request: 1,
@@ -395,7 +405,7 @@ mod tests {
         }
         let from_worker = [
             FromWorker::Hello { version: VERSION },
-            FromWorker::Listen { request: 1, what: Wanted::Named("http".into()) },
+            FromWorker::Listen { request: 1, what: Wanted::Named { name: "http".into(), place: 2 } },
             FromWorker::Listen {
                 request: 2,
                 what: Wanted::Bound { address: Address::Any { port: 0 }, index: 1, backlog: Some(9) },

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `listener`, `source` | connections, handed over or accepted on a shared listener |
 //! | `stream`, `socket`, `fin`, `parts`, `blocking` | one connection |
+//! | `udp` | a datagram socket shared with the other workers |
 //! | `load` | the counters the primary reads; when its bell is rung |
 //! | `link`, `driver`, `inbox` | the control channel: sorted, driven, bounded |
 //! | `messages` | what the program says and hears |
@@ -33,6 +34,7 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trouble;
+mod udp;
 
 use std::fmt;
 use std::io;
@@ -51,17 +53,18 @@ pub use messages::Received;
 pub use parts::Parts;
 pub use stream::Stream;
 pub use trouble::Trouble;
+pub use udp::UdpSocket;
 
 pub(crate) use driver::timespec;
 
 use self::drain::Drain;
 use self::driver::{ensure_task, ensure_thread};
-use self::link::{Link, ListenAnswer};
+use self::link::Link;
 use self::load::Load;
 use self::messages::wait_blocking;
-use self::registration::{Index, Indices};
+use self::registration::{Grant, Index, Indices};
 use self::trouble::Troubles;
-use crate::address::{Address, IntoAddress};
+use crate::address::{Address, BoundAddress, IntoAddress};
 use crate::error::{Error, Result};
 use crate::protocol::{ListenFailure, Wanted, Welcome};
 
@@ -143,7 +146,7 @@ impl Worker {
     /// # Errors
     /// [`Error::Address`], [`Error::Bind`] as the primary reports it, [`Error::PrimaryGone`].
     pub async fn listen(&self, address: impl IntoAddress) -> Result<Listener> {
-        self.ask(self.wanted(address.into_address()?, None)).await
+        Ok(self.ask(self.wanted(address.into_address()?, None)?).await?.0)
     }
 
     /// As [`listen`](Self::listen), with the number of connections that may wait to be accepted.
@@ -151,15 +154,24 @@ impl Worker {
     /// # Errors
     /// As `listen`.
     pub async fn listen_with_backlog(&self, address: impl IntoAddress, backlog: u32) -> Result<Listener> {
-        self.ask(self.wanted(address.into_address()?, Some(backlog))).await
+        Ok(self.ask(self.wanted(address.into_address()?, Some(backlog))?).await?.0)
     }
 
-    /// Listens on what was bound under this name before the workers started.
+    /// Listens on what was bound under this name before the workers started: on all its addresses, if it has several.
     ///
     /// # Errors
     /// [`Error::NoSuchListener`], [`Error::PrimaryGone`].
     pub async fn listener(&self, name: &str) -> Result<Listener> {
-        self.ask((Wanted::Named(name.to_owned()), None)).await
+        let (mut listener, mut more) = self.ask(named(name, 0)).await?;
+        for place in 1.. {
+            if !more {
+                break;
+            }
+            let (next, still) = self.ask(named(name, place)).await?;
+            listener.join(next);
+            more = still;
+        }
+        Ok(listener)
     }
 
     /// As [`listen`](Self::listen), for a program without a runtime.
@@ -167,7 +179,7 @@ impl Worker {
     /// # Errors
     /// As `listen`.
     pub fn listen_blocking(&self, address: impl IntoAddress) -> Result<Listener> {
-        self.ask_blocking(self.wanted(address.into_address()?, None))
+        Ok(self.ask_blocking(self.wanted(address.into_address()?, None)?)?.0)
     }
 
     /// As [`listener`](Self::listener), for a program without a runtime.
@@ -175,7 +187,16 @@ impl Worker {
     /// # Errors
     /// As `listener`.
     pub fn listener_blocking(&self, name: &str) -> Result<Listener> {
-        self.ask_blocking((Wanted::Named(name.to_owned()), None))
+        let (mut listener, mut more) = self.ask_blocking(named(name, 0))?;
+        for place in 1.. {
+            if !more {
+                break;
+            }
+            let (next, still) = self.ask_blocking(named(name, place))?;
+            listener.join(next);
+            more = still;
+        }
+        Ok(listener)
     }
 
     /// Tells the primary that the program is ready, where the cluster waits for that word.
@@ -200,38 +221,81 @@ impl Worker {
         self.core.troubles.count()
     }
 
-    fn wanted(&self, address: Address, backlog: Option<u32>) -> (Wanted, Option<Index>) {
+    fn wanted(&self, address: Address, backlog: Option<u32>) -> Result<(Wanted, Option<Index>)> {
+        if matches!(address, Address::Udp(_)) {
+            return Err(no_listener(&address));
+        }
+        self.wanted_any(address, backlog)
+    }
+
+    fn wanted_any(&self, mut address: Address, backlog: Option<u32>) -> Result<(Wanted, Option<Index>)> {
+        match &mut address {
+            Address::Inherited(which) => {
+                return Err(Error::Setting(format!(
+                    "fd://{which}: only the primary inherits sockets; bind it there under a name"
+                )));
+            }
+            // The primary may be in another directory.
+            Address::Unix(path) if !path.as_os_str().as_encoded_bytes().starts_with(&[0]) => {
+                *path = std::path::absolute(&*path)
+                    .map_err(|source| Error::System { doing: "finding the working directory", source })?;
+            }
+            _ => {}
+        }
         let index = self.core.indices.claim(&address);
-        (Wanted::Bound { address, index: index.number, backlog }, Some(index))
+        Ok((Wanted::Bound { address, index: index.number, backlog }, Some(index)))
     }
 
-    async fn ask(&self, (what, index): (Wanted, Option<Index>)) -> Result<Listener> {
+    async fn ask(&self, what: (Wanted, Option<Index>)) -> Result<(Listener, bool)> {
+        let (grant, index) = self.ask_grant(what).await?;
+        self.open(grant, index)
+    }
+
+    fn ask_blocking(&self, what: (Wanted, Option<Index>)) -> Result<(Listener, bool)> {
+        let (grant, index) = self.ask_grant_blocking(what)?;
+        self.open(grant, index)
+    }
+
+    async fn ask_grant(&self, (what, index): (Wanted, Option<Index>)) -> Result<(Grant, Option<Index>)> {
         ensure_task(&self.core.link)?;
-        let answer = self.core.link.ask_listener(what.clone())?;
-        self.open(answer.await.map_err(|_| Error::PrimaryGone)?, what, index)
+        let answer = self.core.link.ask_listener(what.clone())?.await.map_err(|_| Error::PrimaryGone)?;
+        Ok((answer.map_err(|failure| refused(failure, what))?, index))
     }
 
-    fn ask_blocking(&self, (what, index): (Wanted, Option<Index>)) -> Result<Listener> {
+    fn ask_grant_blocking(&self, (what, index): (Wanted, Option<Index>)) -> Result<(Grant, Option<Index>)> {
         ensure_thread(&self.core.link)?;
         let mut answer = self.core.link.ask_listener(what.clone())?;
         // The primary answers, or is gone: without a deadline of ours the wait ends either way.
         match wait_blocking(&self.core.link, &mut answer, None) {
-            Some(Ok(answer)) => self.open(answer, what, index),
+            Some(Ok(answer)) => Ok((answer.map_err(|failure| refused(failure, what))?, index)),
             Some(Err(_)) | None => Err(Error::PrimaryGone),
         }
     }
 
-    fn open(&self, answer: ListenAnswer, what: Wanted, index: Option<Index>) -> Result<Listener> {
-        let grant = answer.map_err(|failure| refused(failure, what))?;
-        Listener::new(Arc::clone(&self.core), grant, index)
-            .map_err(|source| Error::Channel { doing: "opening a granted listener", source })
+    /// The listener, and whether its name has another address.
+    fn open(&self, grant: Grant, index: Option<Index>) -> Result<(Listener, bool)> {
+        if let BoundAddress::Udp(at) = grant.address {
+            return Err(no_listener(&Address::Udp(at)));
+        }
+        let more = grant.more;
+        let listener = Listener::new(Arc::clone(&self.core), grant, index)
+            .map_err(|source| Error::Channel { doing: "opening a granted listener", source })?;
+        Ok((listener, more))
     }
+}
+
+fn named(name: &str, place: u32) -> (Wanted, Option<Index>) {
+    (Wanted::Named { name: name.to_owned(), place }, None)
+}
+
+fn no_listener(address: &Address) -> Error {
+    Error::Setting(format!("{address} is a UDP socket and has no connections; take it with Worker::udp"))
 }
 
 fn refused(failure: ListenFailure, what: Wanted) -> Error {
     let ListenFailure { errno, message } = failure;
     match what {
-        Wanted::Named(name) => Error::NoSuchListener { name },
+        Wanted::Named { name, .. } => Error::NoSuchListener { name },
         Wanted::Bound { address, .. } => {
             let source = match errno {
                 0 => io::Error::other(message.clone()),

@@ -66,6 +66,26 @@ pub fn accept_until_empty<Fd: AsFd>(
     Ok(count)
 }
 
+/// Lets a TCP listener hold a connection back until the client has said something (`TCP_DEFER_ACCEPT`), or until
+/// `limit`, in whole seconds, is over.
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn defer(listener: BorrowedFd<'_>, limit: std::time::Duration) -> io::Result<()> {
+    let seconds = libc::c_int::try_from(limit.as_secs()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the value is one int that lives through the call, and its length is told.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Whether accepting failed because this process or the system is out of descriptors or memory.
 pub fn is_exhaustion(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| {

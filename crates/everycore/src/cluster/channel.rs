@@ -10,6 +10,7 @@ use super::handoff::HandOff;
 use super::member::Side;
 use super::node::unconfirmed;
 use super::sources::Wake;
+use crate::address::BoundAddress;
 use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker, VERSION, Wanted};
 
 const KILL: i32 = 9;
@@ -161,10 +162,10 @@ impl Driver {
                 format!("speaks version {version} of the channel, this primary {VERSION}; build both from one release"),
             );
         }
-        if let Some(member) = self.members.get_mut(&worker) {
-            if member.joined {
-                return self.break_off(worker, "said hello twice".into());
-            }
+        if let Some(member) = self.members.get_mut(&worker)
+            && member.joined
+        {
+            return self.break_off(worker, "said hello twice".into());
         }
         self.online(worker);
     }
@@ -201,7 +202,10 @@ impl Driver {
             return Err(ListenFailure { errno: 0, message: "the listener closed meanwhile".into() });
         };
         let address = listening.bound.address.clone();
-        let handle = match self.mode {
+        let more = self.listeners.has_more(key);
+        // Nothing is accepted from a datagram socket: whoever reads it gets the datagram.
+        let mode = if matches!(address, BoundAddress::Udp(_)) { Mode::Shared } else { self.mode };
+        let handle = match mode {
             Mode::Shared => listening.bound.socket.try_clone().map_err(system)?,
             Mode::HandOff => {
                 let Some(member) = self.members.get_mut(&worker) else {
@@ -220,7 +224,7 @@ impl Driver {
                 workers_end
             }
         };
-        Ok((ToWorker::Granted { request, key: key.get(), mode: self.mode, address }, handle))
+        Ok((ToWorker::Granted { request, key: key.get(), mode, address, more }, handle))
     }
 
     fn reply(&mut self, worker: WorkerId, message: &ToWorker, handles: Vec<std::os::fd::OwnedFd>) {

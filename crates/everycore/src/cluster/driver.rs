@@ -93,8 +93,8 @@ impl Driver {
         let _ = everycore_sys::limits::raise_nofile_limit();
 
         let mut listeners = Listeners::default();
-        for (name, address, backlog) in std::mem::take(&mut cluster.binds) {
-            listeners.bind(name, address, &Options { backlog, ..Options::default() })?;
+        for (name, address, options) in std::mem::take(&mut cluster.binds) {
+            listeners.bind(name, address, &Options::from(options))?;
         }
         if cluster.program.inherit_listeners {
             listeners.block().map_err(doing("preparing the sockets workers inherit"))?;
@@ -245,11 +245,11 @@ impl Driver {
         if !self.unfinished.is_empty() {
             return self.sources.wait(Listen::Off, Some(Duration::ZERO), &mut self.wakes);
         }
-        if self.busy {
-            if let Some(gathering) = self.core.gather(self.now()) {
-                self.gathered = true;
-                return self.sources.wait(Listen::Off, Some(gathering), &mut self.wakes);
-            }
+        if self.busy
+            && let Some(gathering) = self.core.gather(self.now())
+        {
+            self.gathered = true;
+            return self.sources.wait(Listen::Off, Some(gathering), &mut self.wakes);
         }
         let listen = self.settle_starvation()?;
         let limit = self.time_to_wait();

@@ -86,8 +86,13 @@ pub(crate) struct Listeners {
 impl Listeners {
     /// Binds an address under a name, before any worker runs.
     pub(crate) fn bind(&mut self, name: String, address: Address, options: &Options) -> Result<(), Error> {
-        let bound = socket::listen(&address, options)?;
-        self.add(Some(name), (address, 0), bound);
+        let sockets = match &address {
+            Address::Inherited(which) => socket::adopt(which, options)?,
+            address => vec![socket::listen(address, options)?],
+        };
+        for bound in sockets {
+            self.add(Some(name.clone()), (address.clone(), 0), bound);
+        }
         Ok(())
     }
 
@@ -115,9 +120,10 @@ impl Listeners {
     pub(crate) fn grant(&mut self, worker: WorkerId, wanted: Wanted) -> Result<ListenerKey, ListenFailure> {
         self.check_limit(worker)?;
         let key = match wanted {
-            Wanted::Named(name) => self
-                .named(&name)
-                .ok_or_else(|| refusal(Errno::NOENT, Error::NoSuchListener { name }.to_string()))?,
+            Wanted::Named { name, place } => {
+                let found = self.named(&name).nth(usize::try_from(place).unwrap_or(usize::MAX));
+                found.ok_or_else(|| refusal(Errno::NOENT, Error::NoSuchListener { name }.to_string()))?
+            }
             Wanted::Bound { address, index, backlog } => {
                 self.bound(None, address, index, &Options { backlog, ..Options::default() })?
             }
@@ -188,8 +194,16 @@ impl Listeners {
         Ok(())
     }
 
-    fn named(&self, name: &str) -> Option<ListenerKey> {
-        self.by_key.iter().find(|(_, listening)| listening.name.as_deref() == Some(name)).map(|(key, _)| *key)
+    /// The listeners of one name, in the order in which they were bound.
+    fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = ListenerKey> + 'a {
+        let named = self.by_key.iter().filter(move |(_, listening)| listening.name.as_deref() == Some(name));
+        named.map(|(key, _)| *key)
+    }
+
+    /// Whether another address follows this one under its name.
+    pub(crate) fn has_more(&self, key: ListenerKey) -> bool {
+        let name = self.get(key).and_then(|listening| listening.name.as_deref());
+        name.is_some_and(|name| self.named(name).any(|other| other > key))
     }
 
     /// Finds or binds an address; for `another` of this worker's, one that it does not hold yet.
@@ -282,10 +296,10 @@ impl Listeners {
 
     /// Gives up a port.
     pub(crate) fn close(&mut self, key: ListenerKey, sources: &Sources) {
-        if let Some(listening) = self.by_key.remove(&key) {
-            if listening.watched {
-                sources.remove(&listening.bound.socket, Wake::Listener(key));
-            }
+        if let Some(listening) = self.by_key.remove(&key)
+            && listening.watched
+        {
+            sources.remove(&listening.bound.socket, Wake::Listener(key));
         }
     }
 
@@ -521,6 +535,10 @@ impl Listening {
         if let Some(arrival) = self.homeless.pop_front() {
             return Ok(Some(arrival));
         }
+        if matches!(self.bound.address, BoundAddress::Udp(_)) {
+            // Nothing is accepted here.
+            return Ok(None);
+        }
         match accept(self.bound.socket.as_fd()) {
             Ok(accepted) => {
                 self.pause = None;
@@ -545,7 +563,7 @@ fn port(address: &Address) -> Option<u16> {
     match address {
         Address::Tcp(at) | Address::Udp(at) => Some(at.port()),
         Address::Any { port } => Some(*port),
-        Address::Unix(_) => None,
+        Address::Unix(_) | Address::Inherited(_) => None,
     }
 }
 

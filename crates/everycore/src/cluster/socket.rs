@@ -7,13 +7,15 @@ use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::address::{Address, BoundAddress};
 use crate::error::Error;
+use crate::options::ListenOptions;
 
 /// Connections the kernel queues where nobody says otherwise; Node's default. The kernel caps it at
 /// `net.core.somaxconn`.
@@ -32,6 +34,14 @@ pub(crate) struct Options {
     pub(crate) readable_all: bool,
     /// See `readable_all`.
     pub(crate) writable_all: bool,
+    /// What people set.
+    pub(crate) listen: ListenOptions,
+}
+
+impl From<ListenOptions> for Options {
+    fn from(listen: ListenOptions) -> Self {
+        Self { backlog: listen.backlog, listen, ..Self::default() }
+    }
 }
 
 /// A listening socket, and where it is bound.
@@ -43,28 +53,101 @@ pub(crate) struct Bound {
     pub(crate) _file: Option<SocketFile>,
 }
 
-/// A Unix socket's path; removed on drop.
+/// A Unix socket's file; removed on drop, unless another socket took its place meanwhile.
 #[derive(Debug)]
-pub(crate) struct SocketFile(PathBuf);
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    fn new(path: PathBuf) -> Self {
+        let identity = identity(&path);
+        Self { path, identity }
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Gone already is as good as removed, and nobody is left to tell about anything else.
-        let _ = std::fs::remove_file(&self.0);
+        if self.identity == identity(&self.path) {
+            // Gone already is as good as removed, and nobody is left to tell about anything else.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+/// What a file is, whatever its name.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let file = std::fs::symlink_metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 /// Binds and listens.
 pub(crate) fn listen(address: &Address, options: &Options) -> Result<Bound, Error> {
-    let backlog = i32::try_from(options.backlog.unwrap_or(BACKLOG)).unwrap_or(i32::MAX);
     let stack = if options.dual_stack { Stack::Dual } else { Stack::Single };
     let bound = match address {
-        Address::Tcp(at) => listen_tcp(*at, stack, backlog),
-        Address::Any { port } => listen_any(*port, backlog),
-        Address::Unix(path) => listen_unix(path, backlog, options),
-        Address::Udp(at) => bind_udp(*at, stack, options.reuse_address),
+        Address::Tcp(at) => listen_tcp(*at, stack, options),
+        Address::Any { port } => listen_any(*port, options),
+        Address::Unix(path) => listen_unix(path, options),
+        Address::Udp(at) => bind_udp(*at, stack, options),
+        Address::Inherited(_) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "only the primary inherits sockets; bind it there",
+        )),
     };
     bound.map_err(|error| explain(address, error))
+}
+
+/// Reads what a service manager has passed, while that can be done.
+pub(crate) fn look_for_inherited() -> Result<(), Error> {
+    inherited::look().map_err(|source| Error::System { doing: "taking inherited sockets", source })
+}
+
+/// What was inherited under this number or name: one socket, or several of one name. They stay what they are; only
+/// the options that a listening socket can still be given are set.
+pub(crate) fn adopt(which: &str, options: &Options) -> Result<Vec<Bound>, Error> {
+    let wrong = |error| explain(&Address::Inherited(which.to_owned()), error);
+    let sockets = inherited::take(which).map_err(wrong)?;
+    sockets.into_iter().map(|socket| adopted(socket, options).map_err(wrong)).collect()
+}
+
+fn adopted(socket: OwnedFd, options: &Options) -> io::Result<Bound> {
+    let socket = Socket::from(socket);
+    let is_stream = socket.r#type()? == Type::STREAM;
+    if is_stream && !socket.is_listener()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the inherited socket does not listen"));
+    }
+    let at = socket.local_addr()?;
+    let address = match (at.as_socket(), is_stream) {
+        (Some(at), true) => BoundAddress::Tcp(at),
+        (Some(at), false) if socket.r#type()? == Type::DGRAM => BoundAddress::Udp(at),
+        (None, true) if socket.domain()? == Domain::UNIX => BoundAddress::Unix(unix_name(&at)),
+        _ => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the inherited socket is of no known kind",
+            ));
+        }
+    };
+    socket.set_nonblocking(true)?;
+    options.listen.apply(&socket, matches!(address, BoundAddress::Tcp(_)))?;
+    if let (Some(backlog), true) = (options.backlog, is_stream) {
+        socket.listen(length(Some(backlog)))?;
+    }
+    // Its file is whoever bound it to remove.
+    Ok(Bound { socket: socket.into(), address, _file: None })
+}
+
+/// The path of a Unix socket; of an abstract one its name with the NUL byte in front.
+fn unix_name(at: &SockAddr) -> PathBuf {
+    match at.as_abstract_namespace() {
+        Some(name) => std::ffi::OsStr::from_bytes(&[&[0], name].concat()).into(),
+        None => at.as_pathname().map(Path::to_owned).unwrap_or_default(),
+    }
+}
+
+fn length(backlog: Option<u32>) -> i32 {
+    i32::try_from(backlog.unwrap_or(BACKLOG)).unwrap_or(i32::MAX)
 }
 
 #[derive(Clone, Copy)]
@@ -73,34 +156,36 @@ enum Stack {
     Dual,
 }
 
-fn listen_any(port: u16, backlog: i32) -> io::Result<Bound> {
-    match listen_tcp((Ipv6Addr::UNSPECIFIED, port).into(), Stack::Dual, backlog) {
+fn listen_any(port: u16, options: &Options) -> io::Result<Bound> {
+    match listen_tcp((Ipv6Addr::UNSPECIFIED, port).into(), Stack::Dual, options) {
         // A kernel without IPv6, or with it switched off.
         Err(error)
             if matches!(error.raw_os_error(), Some(libc_errno::EAFNOSUPPORT | libc_errno::EADDRNOTAVAIL)) =>
         {
-            listen_tcp((Ipv4Addr::UNSPECIFIED, port).into(), Stack::Single, backlog)
+            listen_tcp((Ipv4Addr::UNSPECIFIED, port).into(), Stack::Single, options)
         }
         other => other,
     }
 }
 
-fn listen_tcp(at: SocketAddr, stack: Stack, backlog: i32) -> io::Result<Bound> {
+fn listen_tcp(at: SocketAddr, stack: Stack, options: &Options) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     // A port whose last connections linger in TIME_WAIT is free to be listened on.
     socket.set_reuse_address(true)?;
     if at.is_ipv6() {
         socket.set_only_v6(matches!(stack, Stack::Single))?;
     }
+    options.listen.apply(&socket, true)?;
     socket.bind(&at.into())?;
-    socket.listen(backlog)?;
+    socket.listen(length(options.backlog))?;
     let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
     Ok(Bound { socket: socket.into(), address: BoundAddress::Tcp(address), _file: None })
 }
 
-fn bind_udp(at: SocketAddr, stack: Stack, reuse: bool) -> io::Result<Bound> {
+fn bind_udp(at: SocketAddr, stack: Stack, options: &Options) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(at), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    socket.set_reuse_address(reuse)?;
+    socket.set_reuse_address(options.reuse_address)?;
+    options.listen.apply(&socket, false)?;
     if at.is_ipv6() {
         socket.set_only_v6(matches!(stack, Stack::Single))?;
     }
@@ -109,10 +194,13 @@ fn bind_udp(at: SocketAddr, stack: Stack, reuse: bool) -> io::Result<Bound> {
     Ok(Bound { socket: socket.into(), address: BoundAddress::Udp(address), _file: None })
 }
 
-fn listen_unix(path: &Path, backlog: i32, options: &Options) -> io::Result<Bound> {
+fn listen_unix(path: &Path, options: &Options) -> io::Result<Bound> {
     let is_abstract = path.as_os_str().as_encoded_bytes().first() == Some(&0);
+    // Removed by this name at the end, wherever this process may be by then.
+    let path = &if is_abstract { path.to_owned() } else { std::path::absolute(path)? };
     let (address, _directory) = unix_address(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    options.listen.apply(&socket, false)?;
     if let Err(error) = socket.bind(&address) {
         if error.kind() != io::ErrorKind::AddrInUse || is_abstract || !is_stale(path) {
             return Err(error);
@@ -120,16 +208,28 @@ fn listen_unix(path: &Path, backlog: i32, options: &Options) -> io::Result<Bound
         std::fs::remove_file(path)?;
         socket.bind(&address)?;
     }
-    let file = (!is_abstract).then(|| SocketFile(path.to_owned()));
-    if options.readable_all || options.writable_all {
+    let file = (!is_abstract).then(|| SocketFile::new(path.clone()));
+    if !is_abstract {
+        // Before it listens: until then nobody gets in, whatever the mode it was made with.
+        admit(path, options)?;
+    }
+    socket.listen(length(options.backlog))?;
+    Ok(Bound { socket: socket.into(), address: BoundAddress::Unix(path.clone()), _file: file })
+}
+
+/// Who may connect: on Linux, whoever may write to the file.
+fn admit(path: &Path, options: &Options) -> io::Result<()> {
+    let ListenOptions { owner, group, .. } = options.listen;
+    if owner.is_some() || group.is_some() {
+        std::os::unix::fs::chown(path, owner, group)?;
+    }
+    let more = if options.readable_all { 0o444 } else { 0 } | if options.writable_all { 0o222 } else { 0 };
+    if options.listen.mode.is_some() || more != 0 {
         let mut mode = std::fs::metadata(path)?.permissions();
-        let more =
-            if options.readable_all { 0o444 } else { 0 } | if options.writable_all { 0o222 } else { 0 };
-        mode.set_mode(mode.mode() | more);
+        mode.set_mode(options.listen.mode.unwrap_or_else(|| mode.mode()) | more);
         std::fs::set_permissions(path, mode)?;
     }
-    socket.listen(backlog)?;
-    Ok(Bound { socket: socket.into(), address: BoundAddress::Unix(path.to_owned()), _file: file })
+    Ok(())
 }
 
 /// The address of a path; one longer than an address can hold is named by way of its open directory, which has to
@@ -176,10 +276,12 @@ fn owner(address: &Address) -> Option<String> {
     let at = match address {
         Address::Tcp(at) => *at,
         Address::Any { port } => (Ipv6Addr::UNSPECIFIED, *port).into(),
-        Address::Unix(_) | Address::Udp(_) => return None,
+        Address::Unix(_) | Address::Udp(_) | Address::Inherited(_) => return None,
     };
     everycore_sys::port_owner::port_owner(at).map(|owner| owner.to_string())
 }
+
+mod inherited;
 
 /// The two error numbers `std` has no kind for.
 mod libc_errno {

@@ -65,6 +65,10 @@ pub struct Listener {
     /// The lack of descriptors has been told, and was not over since.
     told: AtomicBool,
     leftovers: AtomicUsize,
+    /// The other addresses of its name.
+    others: Vec<Listener>,
+    /// Which address is looked at first; the next one each time, so that a busy one does not hide the others.
+    first: usize,
 }
 
 /// What is given up when the listener ends, in this order.
@@ -79,7 +83,7 @@ struct Open {
 impl Listener {
     /// Opens what was granted and tells the primary that the program accepts.
     pub(crate) fn new(core: Arc<Core>, grant: Grant, index: Option<Index>) -> io::Result<Self> {
-        let Grant { handle, mode, address, registration } = grant;
+        let Grant { handle, mode, address, registration, more: _ } = grant;
         let source = Arc::new(Source::new(handle, mode, &core.link.drain)?);
         registration.listening();
         Ok(Self {
@@ -91,7 +95,14 @@ impl Listener {
             next_rest: SHORTEST_REST,
             told: AtomicBool::new(false),
             leftovers: AtomicUsize::new(LEFTOVERS),
+            others: Vec::new(),
+            first: 0,
         })
+    }
+
+    /// Serves another address too.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.others.push(other);
     }
 
     /// Takes the next connection, and who it comes from.
@@ -110,6 +121,31 @@ impl Listener {
     /// # Errors
     /// As `accept`.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, BoundAddress)>> {
+        if self.others.is_empty() {
+            return self.poll_one(cx);
+        }
+        let count = self.others.len() + 1;
+        let first = (self.first + 1) % count;
+        self.first = first;
+        for place in (0..count).map(|step| (first + step) % count) {
+            let (one, is_over) = match place.checked_sub(1) {
+                None => (self.poll_one(cx), self.open.is_none()),
+                Some(place) => {
+                    let other = &mut self.others[place];
+                    (other.poll_one(cx), other.open.is_none())
+                }
+            };
+            match one {
+                // The others may still have connections.
+                Poll::Ready(Err(_)) if is_over && !self.is_ended() => {}
+                Poll::Ready(found) => return Poll::Ready(found),
+                Poll::Pending => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_one(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, BoundAddress)>> {
         loop {
             if self.open.is_none() {
                 return Poll::Ready(Err(ended()));
@@ -149,32 +185,53 @@ impl Listener {
     /// # Errors
     /// As [`accept`](Self::accept).
     pub fn accept_blocking(&self) -> io::Result<(BlockingStream, BoundAddress)> {
-        let source = &*self.open.as_ref().ok_or_else(ended)?.source;
         let drain = &self.core.link.drain;
         let mut rest = SHORTEST_REST;
         loop {
             let draining = drain.has_begun();
-            let found = if draining { self.take_leftover(source) } else { source.take(&self.core.link.load) };
-            match found? {
-                Found::Connection(stream) => {
-                    self.told.store(false, Ordering::Relaxed);
-                    let peer = stream.peer_addr().clone();
-                    return Ok((stream.into(), peer));
+            let mut exhausted = false;
+            let mut sources = vec![drain.as_fd()];
+            for listener in self.each() {
+                let Some(open) = &listener.open else { continue };
+                match listener.take_until_empty(&open.source, draining)? {
+                    Found::Connection(stream) => {
+                        listener.told.store(false, Ordering::Relaxed);
+                        let peer = stream.peer_addr().clone();
+                        return Ok((stream.into(), peer));
+                    }
+                    Found::Exhausted => exhausted = true,
+                    Found::Nothing => sources.push(open.source.as_fd()),
+                    Found::End | Found::Lost => {}
                 }
-                Found::End => return Err(ended()),
-                Found::Nothing | Found::Exhausted if draining => return Err(ended()),
-                Found::Nothing => {
-                    self.core.link.load.wait_begins();
-                    wait(&[source.as_fd(), drain.as_fd()], None)?;
-                }
-                Found::Exhausted => {
-                    self.tell_exhausted();
-                    wait(&[drain.as_fd()], Some(rest))?;
-                    rest = (rest * 2).min(LONGEST_REST);
-                }
-                Found::Lost => self.tell_lost(),
+            }
+            if draining || (sources.len() == 1 && !exhausted) {
+                return Err(ended());
+            }
+            if exhausted {
+                self.tell_exhausted();
+                wait(&sources, Some(rest))?;
+                rest = (rest * 2).min(LONGEST_REST);
+            } else {
+                self.core.link.load.wait_begins();
+                wait(&sources, None)?;
             }
         }
+    }
+
+    /// One look that does not end with a connection that was lost.
+    fn take_until_empty(&self, source: &Source, draining: bool) -> io::Result<Found> {
+        loop {
+            let found = if draining { self.take_leftover(source) } else { source.take(&self.core.link.load) };
+            match found? {
+                Found::Lost => self.tell_lost(),
+                found => return Ok(found),
+            }
+        }
+    }
+
+    /// This listener and the others of its name.
+    fn each(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.others)
     }
 
     /// Where clients connect: the real port, if 0 was asked for.
@@ -182,9 +239,14 @@ impl Listener {
         &self.address
     }
 
+    /// All addresses where clients connect, in the order in which they were bound.
+    pub fn local_addrs(&self) -> impl Iterator<Item = &BoundAddress> {
+        self.each().map(|listener| &listener.address)
+    }
+
     /// Whether it has given out its last connection because the worker drains.
     pub fn is_ended(&self) -> bool {
-        self.open.is_none()
+        self.each().all(|listener| listener.open.is_none())
     }
 
     /// The connections as a stream that ends when the worker drains.

@@ -16,6 +16,8 @@ pub(crate) struct Grant {
     pub(crate) handle: OwnedFd,
     pub(crate) mode: Mode,
     pub(crate) address: BoundAddress,
+    /// The name has another address.
+    pub(crate) more: bool,
     pub(crate) registration: Registration,
 }
 

@@ -141,7 +141,7 @@ impl FakePrimary {
             Some(path) => BoundAddress::Unix(path.into()),
             None => BoundAddress::Tcp(address.parse().unwrap()),
         };
-        self.tell(&ToWorker::Granted { request, key, mode, address }, vec![handle]);
+        self.tell(&ToWorker::Granted { request, key, mode, address, more: false }, vec![handle]);
     }
 
     pub(crate) fn refuse(&mut self, failure: ListenFailure) {

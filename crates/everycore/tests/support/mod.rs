@@ -27,15 +27,32 @@ impl Example {
         Self::start_program(example(name), args, env)
     }
 
+    /// The first two sockets are its standard input and error.
+    pub(crate) fn start_inheriting(
+        program: impl AsRef<OsStr>,
+        args: &[&str],
+        sockets: Vec<std::os::fd::OwnedFd>,
+    ) -> Self {
+        let mut sockets = sockets.into_iter().map(Stdio::from);
+        let mut command = Command::new(program);
+        command.args(args);
+        command.stdin(sockets.next().unwrap_or_else(Stdio::null));
+        command.stderr(sockets.next().unwrap_or_else(Stdio::inherit));
+        Self::spawn(command)
+    }
+
     pub(crate) fn start_program(program: impl AsRef<OsStr>, args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(program)
-            .args(args)
-            .env_remove("NODE_CLUSTER_SCHED_POLICY")
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(program);
+        command.args(args).envs(env.iter().copied()).stdin(Stdio::null());
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        // What a test sets itself stays.
+        if !command.get_envs().any(|(name, _)| name == "NODE_CLUSTER_SCHED_POLICY") {
+            command.env_remove("NODE_CLUSTER_SCHED_POLICY");
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let output = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {

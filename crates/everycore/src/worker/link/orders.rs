@@ -100,14 +100,17 @@ impl Link {
                     let _ = asker.send(());
                 }
             }
-            ToWorker::Granted { request, key, mode, address } => {
+            ToWorker::Granted { request, key, mode, address, more } => {
                 let registration = Registration::new(Arc::clone(self), key);
                 let asker = state.listens.remove(&request);
                 let Some(handle) = message.take_handle() else {
                     give(asker, Err(no_room_for_listener()));
                     return Some(registration);
                 };
-                return give(asker, Ok(Grant { handle: handle.into_fd(), mode, address, registration }));
+                return give(
+                    asker,
+                    Ok(Grant { handle: handle.into_fd(), mode, address, more, registration }),
+                );
             }
             ToWorker::Refused { request, failure } => {
                 give(state.listens.remove(&request), Err(failure));
