@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -114,7 +115,11 @@ impl Reader {
         let mut readable = readable.iter();
         for mut source in std::mem::take(&mut self.sources) {
             let open = !readable.next().unwrap_or(&false) || source.read(&self.voice, &self.tails);
-            if open { self.sources.push(source) } else { self.debts.push(source.outlet) }
+            if open {
+                self.sources.push(source);
+            } else if source.outlet.dropped > 0 {
+                self.debts.push(source.outlet);
+            }
         }
     }
 
@@ -122,7 +127,9 @@ impl Reader {
         for source in &mut self.sources {
             source.outlet.tell_dropped(&self.voice);
         }
+        let before = self.debts.len();
         self.debts.retain_mut(|outlet| !outlet.tell_dropped(&self.voice));
+        self.tails.told(before - self.debts.len());
     }
 
     /// Waits; says whether there are new pipes, and which of the known ones have something.
@@ -165,7 +172,7 @@ impl Source {
             length => self.splitter.push(&buffer[..length], line),
         }
         if length == 0 {
-            tails.closed(worker);
+            tails.closed(worker, self.outlet.dropped > 0);
         }
         length > 0
     }
@@ -199,6 +206,8 @@ pub(crate) struct Tails(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     workers: Mutex<BTreeMap<u32, Kept>>,
+    /// Pipes that have ended with dropped lines nobody was told of yet.
+    untold: AtomicUsize,
     ended: Condvar,
 }
 
@@ -224,9 +233,11 @@ impl Tails {
         }
     }
 
-    /// Waits until every worker's output has ended, but no longer than this.
+    /// Waits until every worker's output has ended and all that was dropped of it is told, but no longer than this.
     pub(crate) fn settle(&self, patience: Duration) {
-        let over = |workers: &mut BTreeMap<u32, Kept>| workers.values().any(|kept| kept.open > 0);
+        let over = |workers: &mut BTreeMap<u32, Kept>| {
+            workers.values().any(|kept| kept.open > 0) || self.0.untold.load(Ordering::SeqCst) > 0
+        };
         drop(self.0.ended.wait_timeout_while(self.lock(), patience, over));
     }
 
@@ -245,11 +256,21 @@ impl Tails {
         }
     }
 
-    fn closed(&self, worker: u32) {
+    fn closed(&self, worker: u32, indebted: bool) {
+        self.0.untold.fetch_add(usize::from(indebted), Ordering::SeqCst);
         if let Some(kept) = self.lock().get_mut(&worker) {
             kept.open = kept.open.saturating_sub(1);
         }
         self.0.ended.notify_all();
+    }
+
+    /// So many pipes' dropped lines are told now.
+    fn told(&self, pipes: usize) {
+        if pipes > 0 {
+            let _waiting = self.lock();
+            self.0.untold.fetch_sub(pipes, Ordering::SeqCst);
+            self.0.ended.notify_all();
+        }
     }
 
     /// A panic elsewhere cannot leave the map half-changed.
@@ -273,7 +294,7 @@ mod tests {
             std::thread::spawn(move || tails.of(1, Duration::from_secs(30)))
         };
         tails.push(1, b"last");
-        tails.closed(1);
+        tails.closed(1, false);
         assert_eq!(reader.join().unwrap(), ["first", "last"]);
         assert!(tails.of(2, Duration::from_secs(30)).is_empty());
     }
@@ -283,7 +304,7 @@ mod tests {
         let tails = Tails::default();
         for worker in 0..KEPT_WORKERS as u32 + 2 {
             tails.opened(worker);
-            tails.closed(worker);
+            tails.closed(worker, false);
         }
         assert!(tails.lock().len() <= KEPT_WORKERS + 1);
         assert!(!tails.lock().contains_key(&0));
