@@ -72,7 +72,7 @@ pub(crate) struct Run {
     #[arg(short, long, value_parser = value::name)]
     pub(crate) name: Option<String>,
 
-    /// Who gets a connection: rr, least or shared
+    /// Who gets a connection: rr, least, sticky, shared or reuseport
     #[arg(long)]
     pub(crate) policy: Option<Policy>,
 
@@ -140,7 +140,7 @@ pub(crate) struct Demo {
     #[arg(short, long, short_alias = 'i', value_name = "N|auto")]
     pub(crate) workers: Option<Workers>,
 
-    /// Who gets a connection: rr, least or shared
+    /// Who gets a connection: rr, least, sticky, shared or reuseport
     #[arg(long)]
     pub(crate) policy: Option<Policy>,
 

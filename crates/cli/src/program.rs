@@ -102,6 +102,11 @@ impl Wishes {
             )));
         }
         if self.kind == Kind::Node || self.kind == Kind::Auto && self.is_node && !self.takes_fd {
+            if self.policy == Some(Policy::Reuseport) {
+                return Err(Failure::usage(
+                    "--policy reuseport cannot serve Node workers: they all get one socket; choose shared, least, rr or sticky",
+                ));
+            }
             return Ok(Service {
                 inherit: false,
                 needs_bind: false,
@@ -111,10 +116,10 @@ impl Wishes {
             });
         }
         let inherits_for_sure = self.takes_fd || self.kind == Kind::Socket;
-        let hand_off = self.policy.filter(|policy| *policy != Policy::Shared);
+        let hand_off = self.policy.filter(|policy| policy.hands_off());
         if let (true, Some(policy)) = (inherits_for_sure, hand_off) {
             return Err(Failure::usage(format!(
-                "--policy {policy} cannot serve a program that takes an inherited socket: its workers accept for themselves, as under --policy shared; a program that binds a port of its own will be served by --proxy, in a later version"
+                "--policy {policy} cannot serve a program that takes an inherited socket: its workers accept for themselves, as under --policy shared or reuseport; a program that binds a port of its own will be served by --proxy, in a later version"
             )));
         }
         let readiness = self.readiness(inherits_for_sure)?;
@@ -123,7 +128,7 @@ impl Wishes {
             inherit: inherits_for_sure || self.kind == Kind::Auto && hand_off.is_none(),
             needs_bind: inherits_for_sure,
             dialect: Dialect::Everycore,
-            policy: if inherits_for_sure { Some(Policy::Shared) } else { self.policy },
+            policy: if inherits_for_sure { self.policy.or(Some(Policy::Shared)) } else { self.policy },
             readiness,
         })
     }
@@ -191,6 +196,8 @@ mod tests {
             let error = Wishes { policy: Some(Policy::RoundRobin), ..wishes }.service().unwrap_err();
             assert!(error.chain().contains("--proxy"), "{error}");
             assert!(Wishes { policy: Some(Policy::Shared), ..wishes }.service().is_ok());
+            let own = Wishes { policy: Some(Policy::Reuseport), ..wishes }.service().unwrap();
+            assert_eq!((own.policy, own.inherit), (Some(Policy::Reuseport), true));
             assert!(Wishes { ready: Some(Ready::Message), ..wishes }.service().is_err());
         }
     }
@@ -211,6 +218,8 @@ mod tests {
         let program = |word: &str| Program::new(&[word.into(), "server.js".into()]).unwrap();
         assert!(program("node").is_node() && program("/usr/bin/bun").is_node());
         assert!(!program("node-exporter").is_node() && !program("python3").is_node());
+        let reuseport = Wishes { is_node: true, policy: Some(Policy::Reuseport), ..WISHES }.service();
+        assert!(reuseport.unwrap_err().chain().contains("choose shared"));
         let node = Wishes { is_node: true, ..WISHES };
         let service = node.service().unwrap();
         assert_eq!(service.dialect, Dialect::Node(Serialization::Json));

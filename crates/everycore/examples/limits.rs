@@ -3,6 +3,8 @@
 //! Each connection is answered with the worker's number, and stays until the client closes it: that makes room for the
 //! next one.
 //!
+//! With 0 for the connections there is no bound, as `sticky` and `reuseport` are better watched.
+//!
 //! `cargo run -p everycore --example limits [address] [workers] [connections] [policy]`
 
 #![allow(clippy::print_stdout, reason = "an example talks to people")]
@@ -20,10 +22,11 @@ fn main() -> everycore::Result<()> {
         .unwrap_or_else(|| "least".into())
         .parse()
         .map_err(|error: everycore::UnknownPolicy| Error::Setting(error.to_string()))?;
-    Cluster::builder()
-        .workers(workers)
-        .policy(policy)
-        .max_connections(most)
+    let mut cluster = Cluster::builder().workers(workers).policy(policy);
+    if most > 0 {
+        cluster = cluster.max_connections(most);
+    }
+    cluster
         .on_event(|primary, event| match event {
             Event::Listening { worker, address } => println!("{worker} listens on {address}"),
             Event::Exit { worker, status, .. } => {

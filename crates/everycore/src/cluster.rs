@@ -7,6 +7,7 @@ mod channel;
 mod driver;
 mod effects;
 mod event;
+mod group;
 mod handle;
 mod handoff;
 mod listener;

@@ -62,7 +62,7 @@ fn mapping(address: SocketAddr) -> BTreeMap<u8, u32> {
 
 #[test]
 fn sticky_keeps_each_address_at_its_slot_whatever_becomes_of_the_workers() {
-    let (server, address, pids) = serve(4, 1_000_000, "sticky");
+    let (server, address, pids) = serve(4, 0, "sticky");
     let before = mapping(address);
     for slot in 0..4 {
         let share = before.values().filter(|&&at| at == slot).count();
@@ -94,7 +94,7 @@ fn sticky_keeps_each_address_at_its_slot_whatever_becomes_of_the_workers() {
 
 #[test]
 fn sticky_waits_for_the_right_worker_and_holds_up_nobody_else() {
-    let (_server, address, pids) = serve(2, 1_000_000, "sticky");
+    let (_server, address, pids) = serve(2, 0, "sticky");
     let homes = mapping(address);
     let (mine, others) = (*homes.iter().find(|(_, slot)| **slot == 0).unwrap().0, 1);
     signal_pid(pids[0], STOP);
@@ -174,6 +174,30 @@ fn a_policy_of_ones_own_decides() {
 }
 
 #[test]
+fn under_reuseport_a_replacement_serves_who_waited_for_its_predecessor() {
+    let (server, address, pids) = serve(2, 0, "reuseport");
+    signal_pid(pids[0], STOP);
+    let mut clients: Vec<TcpStream> = (0..100).map(|_| connect(address, 1)).collect();
+    // Whoever the kernel gave to the worker that still runs is answered; the others wait.
+    signal_pid(pids[0], KILL);
+    server.line_with("killed");
+    let slots: Vec<u32> = clients.iter_mut().map(slot).collect();
+    let first = slots.iter().filter(|&&slot| slot == 0).count();
+    assert!((15..=85).contains(&first), "{first} of 100 in the slot that was killed");
+}
+
+#[test]
+fn a_reuseport_slot_that_is_scaled_away_gets_nothing_more() {
+    const TTOU: i32 = 22;
+    let (server, address, _) = serve(3, 0, "reuseport");
+    server.signal(TTOU);
+    server.line_with("exited");
+    for _ in 0..60 {
+        assert!(slot(&mut connect(address, 1)) < 2);
+    }
+}
+
+#[test]
 fn what_cannot_work_is_refused_and_names_what_can() {
     let refused = |cluster: Cluster| cluster.run().unwrap_err().to_string();
     let shared = refused(Cluster::builder().policy(Policy::Shared).max_connections(1));
@@ -181,6 +205,9 @@ fn what_cannot_work_is_refused_and_names_what_can() {
     let node = Dialect::Node(Serialization::Json);
     let node = refused(Cluster::builder().dialect(node).policy(Policy::Least).max_connections(1));
     assert!(node.contains("server.maxConnections"), "{node}");
+    let node = Dialect::Node(Serialization::Json);
+    let node = refused(Cluster::builder().dialect(node).policy(Policy::Reuseport));
+    assert!(node.contains("choose shared"), "{node}");
     let zero = refused(Cluster::builder().policy(Policy::Least).max_connections(0));
     assert!(zero.contains("limits.per_worker: must be at least 1"), "{zero}");
 }

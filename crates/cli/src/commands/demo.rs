@@ -111,7 +111,7 @@ fn status(primary: &Primary, policy: Policy, meter: &Mutex<Meter>) -> Option<Str
     };
     let mut parts = vec![count(ready as u64, "worker")];
     // Who accepts for itself tells nobody how many connections it has.
-    if policy != Policy::Shared {
+    if policy.hands_off() {
         parts.push(count(snapshot.workers.iter().map(|worker| worker.live).sum(), "connection"));
     }
     parts.push(format!("{} requests/s", grouped(rate)));

@@ -201,7 +201,8 @@ impl Primary {
         let patience = self.settings.deadlines.handoff;
         self.serving(on).filter(move |worker| {
             let gone = worker.handoffs.is_hung() || worker.handoffs.still(patience, now);
-            !gone && !(room && self.is_free(worker, credit, now))
+            let free = room && self.is_free(worker, credit, now);
+            !gone && !free
         })
     }
 

@@ -34,7 +34,7 @@ impl SchedulingPolicy for Sticky {
 /// Of an address without its port, one number that differs with every bit.
 fn digest(from: SocketAddr) -> u64 {
     let bits = match from.ip().to_canonical() {
-        IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped().to_bits()),
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits(),
     };
     mix(mix(bits as u64) ^ (bits >> 64) as u64)

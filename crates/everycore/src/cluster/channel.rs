@@ -202,11 +202,12 @@ impl Driver {
             return Err(ListenFailure { errno: 0, message: "the listener closed meanwhile".into() });
         };
         let address = listening.bound.address.clone();
+        let slot = self.info(worker).slot;
         let more = self.listeners.has_more(key);
         // Nothing is accepted from a datagram socket: whoever reads it gets the datagram.
         let mode = if matches!(address, BoundAddress::Udp(_)) { Mode::Shared } else { self.mode };
         let handle = match mode {
-            Mode::Shared => listening.bound.socket.try_clone().map_err(system)?,
+            Mode::Shared => self.listeners.share(key, slot).map_err(system)?,
             Mode::HandOff => {
                 let Some(member) = self.members.get_mut(&worker) else {
                     return Err(ListenFailure { errno: 0, message: "the worker is gone".into() });

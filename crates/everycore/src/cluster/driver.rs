@@ -99,6 +99,7 @@ impl Driver {
         if cluster.program.inherit_listeners {
             listeners.block().map_err(doing("preparing the sockets workers inherit"))?;
         }
+        listeners.one_per_slot = policy == Policy::Reuseport && !hands_off;
         let sources = Sources::new().map_err(doing("epoll"))?;
         let shared = Shared::new(EventFd::new().map_err(doing("eventfd"))?);
         sources.add(shared.wake(), Wake::Orders).map_err(doing("epoll"))?;
@@ -156,10 +157,19 @@ impl Driver {
     /// Runs until the cluster has ended.
     pub(crate) fn run(mut self) -> Result<Outcome> {
         let _running = self.shared.started();
+        self.warn_of_resets();
         let result = self.take_signals().and_then(|()| self.turn_until_finished());
         self.listeners.close_all(&self.sources);
         self.shared.ended(self.core.snapshot());
         result
+    }
+
+    fn warn_of_resets(&mut self) {
+        if self.listeners.one_per_slot && super::group::closing_resets() {
+            self.tell(Event::Warning {
+                text: "policy reuseport: net.ipv4.tcp_migrate_req is 0, so the kernel resets who waits for a slot that is scaled away or given up; set it to 1".into(),
+            });
+        }
     }
 
     fn take_signals(&mut self) -> Result<()> {
@@ -474,12 +484,12 @@ impl Driver {
 fn fits(limits: &core::Limits, policy: Policy, hands_off: bool, dialect: Dialect) -> Result<()> {
     let limited = *limits != core::Limits::default();
     match dialect {
-        _ if policy == Policy::Reuseport && !hands_off => Err(Error::Setting(
-            "policy reuseport is not there yet; policy shared lets every worker accept for itself".into(),
-        )),
         _ if limited && !hands_off => Err(Error::Setting(format!(
             "max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least or sticky"
         ))),
+        Dialect::Node(_) if policy == Policy::Reuseport && !hands_off => Err(Error::Setting(
+            "policy reuseport: Node workers all get one socket; choose shared, least, round-robin or sticky".into(),
+        )),
         Dialect::Node(_) if limited => Err(Error::Setting(
             "max_connections: Node workers do not report what they have closed; set server.maxConnections in the program"
                 .into(),

@@ -68,6 +68,9 @@ impl Driver {
         // The worker finds its end blocking, as every program expects of what it inherits.
         socket_pair::set_mode(&theirs, socket_pair::Mode::Blocking).map_err(system("channel"))?;
 
+        if self.program.inherit_listeners {
+            self.listeners.prepare(info.slot).map_err(system("a socket for this slot"))?;
+        }
         let spec = self.spec(info);
         let command = self.program.command(&spec).map_err(system("preparing the worker's command"))?;
         // All that needs descriptors comes before the process: one that nobody knows of would never be waited for.
@@ -149,12 +152,8 @@ impl Driver {
     }
 
     fn start(&self, spec: &WorkerSpec, command: WorkerCommand, channel: &OwnedFd) -> Result<Spawned, String> {
-        let inherited: Vec<BorrowedFd<'_>> = self
-            .listeners
-            .permanent()
-            .take(spec.listeners.len())
-            .map(|(_, bound)| bound.socket.as_fd())
-            .collect();
+        let inherited: Vec<BorrowedFd<'_>> =
+            self.listeners.inherited_by(spec.slot).take(spec.listeners.len()).collect();
         let channel_number = FIRST_DESCRIPTOR + inherited.len() as i32;
         let mut spawn = Spawn::new(command.program);
         spawn.args = command.args;
@@ -315,14 +314,20 @@ impl Driver {
             Notice::RestartScheduled { slot, delay, failures } => {
                 Event::RestartScheduled { slot: slot.get(), delay, failures }
             }
-            Notice::SlotErrored { slot, failures, .. } => Event::SlotErrored { slot: slot.get(), failures },
+            Notice::SlotErrored { slot, failures, .. } => {
+                self.listeners.keep_slots(|other| other != slot.get());
+                Event::SlotErrored { slot: slot.get(), failures }
+            }
             Notice::ReloadStarted { generation } => Event::ReloadStarted { generation: generation.get() },
             Notice::ReloadProgress { done, total } => Event::ReloadProgress { done, total },
             Notice::ReloadDone { generation } => Event::ReloadDone { generation: generation.get() },
             Notice::ReloadFailed { generation, reason } => {
                 Event::ReloadFailed { generation: generation.get(), reason }
             }
-            Notice::Scaled { workers } => Event::Scaled { workers },
+            Notice::Scaled { workers } => {
+                self.listeners.keep_slots(|slot| slot < workers);
+                Event::Scaled { workers }
+            }
             Notice::Stopping => Event::Stopping,
         };
         self.tell(event);

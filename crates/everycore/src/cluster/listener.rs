@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use everycore_core::{Assignment, ListenerKey, Primary, Time, WorkerId};
 use everycore_sys::accept::{Accepted, accept};
 use rustix::io::Errno;
 
+use super::group::Group;
 use super::handoff::Arrival;
 use super::member::Member;
 use super::socket::{self, Bound, Options};
@@ -47,6 +48,8 @@ pub(crate) struct Listening {
     homeless: VecDeque<Arrival>,
     /// Accepted, each for a worker that is busy.
     room: WaitingRoom,
+    /// Used where every slot has a socket of its own.
+    group: Group,
     watched: bool,
     /// Connections may wait and nobody was free for them.
     pub(crate) starved: bool,
@@ -79,6 +82,8 @@ pub(crate) struct Listeners {
     by_key: BTreeMap<ListenerKey, Listening>,
     last: u32,
     touched: Vec<WorkerId>,
+    /// Every slot has a socket of its own on each address.
+    pub(crate) one_per_slot: bool,
     /// Connections handed over since the start.
     pub(crate) handed: u64,
 }
@@ -108,6 +113,7 @@ impl Listeners {
                 holders: BTreeSet::new(),
                 homeless: VecDeque::new(),
                 room: WaitingRoom::default(),
+                group: Group::default(),
                 watched: false,
                 starved: false,
                 pause: None,
@@ -279,6 +285,39 @@ impl Listeners {
     pub(crate) fn held_by(&self, worker: WorkerId) -> Vec<ListenerKey> {
         let held = self.by_key.iter().filter(|(_, listening)| listening.holders.contains(&worker));
         held.map(|(key, _)| *key).collect()
+    }
+
+    /// The socket for a worker that accepts for itself, never to be blocked on.
+    pub(crate) fn share(&mut self, key: ListenerKey, slot: u32) -> io::Result<OwnedFd> {
+        let listening = self.by_key.get_mut(&key).ok_or(io::ErrorKind::NotFound)?;
+        let is_tcp = matches!(listening.bound.address, BoundAddress::Tcp(_));
+        let socket = match self.one_per_slot && is_tcp {
+            true => listening.group.socket(&listening.bound, slot)?,
+            false => listening.bound.socket.as_fd(),
+        };
+        rustix::io::ioctl_fionbio(socket, true)?;
+        socket.try_clone_to_owned()
+    }
+
+    /// Makes the sockets that a worker of this slot inherits.
+    pub(crate) fn prepare(&mut self, slot: u32) -> io::Result<()> {
+        if self.one_per_slot {
+            for listening in self.by_key.values_mut().filter(|listening| listening.name.is_some()) {
+                listening.group.socket(&listening.bound, slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The permanent sockets as a worker of this slot has them.
+    pub(crate) fn inherited_by(&self, slot: u32) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let permanent = self.by_key.values().filter(|listening| listening.name.is_some());
+        permanent.map(move |listening| listening.group.get(&listening.bound, slot))
+    }
+
+    /// Closes the sockets of slots that are gone for good.
+    pub(crate) fn keep_slots(&mut self, is_there: impl Fn(u32) -> bool) {
+        self.by_key.values_mut().for_each(|listening| listening.group.keep(&is_there));
     }
 
     /// Everybody who waits on a listener, as far as descriptors reach.
