@@ -4,23 +4,20 @@
 //! when it has found something. Neighbours: [`crate::Connection`] does the work, [`crate::Channel`] is the same face
 //! for tokio.
 
-use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+mod inner;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
 use serde::Serialize;
 
-use crate::connection::{ChannelError, Connection, Received, SendError, message};
+use inner::Inner;
+
+use crate::connection::{ChannelError, Connection, SendError, message};
 use crate::handle::Handle;
 use crate::message::{Incoming, Message, MessageError, Outgoing};
-use crate::sockets::Book;
-use crate::wire::Codec;
-
-/// How long to wait before descriptors are tried again after the kernel had too many on their way.
-const THROTTLE: Duration = Duration::from_millis(1);
 
 /// A two-way stream of messages to another process, for blocking code.
 ///
@@ -47,42 +44,10 @@ pub struct Channel {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    codec: Codec,
-    socket: Arc<OwnedFd>,
-    /// The open sockets that a Node peer counts.
-    book: Option<Arc<Book>>,
-    state: Mutex<State>,
-    /// Told after each wait: something may have been read, written or answered.
-    progress: Condvar,
-}
-
-struct State {
-    connection: Connection,
-    /// A thread waits for input; nobody else may, or it would sleep through what the other one reads.
-    reading: bool,
-}
-
 impl Channel {
     /// Waits on behalf of this connection from now on.
     pub fn new(connection: Connection) -> Self {
-        let book = connection.book().cloned();
-        let inner = Arc::new(Inner {
-            codec: connection.codec(),
-            socket: Arc::clone(connection.socket()),
-            book: book.clone(),
-            state: Mutex::new(State { connection, reading: false }),
-            progress: Condvar::new(),
-        });
-        if let Some(book) = book {
-            let inner = Arc::downgrade(&inner);
-            book.set_bell(Arc::new(move || {
-                if let Some(inner) = inner.upgrade() {
-                    inner.write_what_is_due();
-                }
-            }));
-        }
-        Self { inner }
+        Self { inner: Inner::new(connection) }
     }
 
     /// Sends a value; returns when it is written to the socket.
@@ -110,7 +75,7 @@ impl Channel {
     /// # Errors
     /// The value refuses to be written.
     pub fn message<T: Serialize + ?Sized>(&self, value: &T) -> Result<Message, MessageError> {
-        message(self.inner.codec, value)
+        message(self.inner.codec(), value)
     }
 
     /// Sends a message; returns when it is written to the socket, and when it carries a handle for a Node peer, when the
@@ -211,182 +176,14 @@ impl Channel {
     }
 }
 
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic while it was held happened between two steps that each leave the connection whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn send(&self, mut outgoing: Outgoing, deadline: Option<Instant>) -> Result<(), SendError> {
-        let carries = !outgoing.message.handles().is_empty();
-        let mut state = self.lock();
-        loop {
-            let full = match state.connection.queue(outgoing) {
-                Ok(()) => break,
-                Err(SendError::Full(back)) => back,
-                Err(error) => return Err(error),
-            };
-            state = match self.push_on(state, deadline) {
-                Ok(state) => state,
-                Err(ChannelError::TimedOut) => return Err(SendError::Full(full)),
-                Err(error) => return Err(error.into()),
-            };
-            outgoing = *full;
-        }
-        // Our copy of a socket is closed with the peer's answer, so somebody has to read it.
-        let done = |connection: &Connection| {
-            connection.queued_bytes() == 0 && !(carries && connection.awaits_answers())
-        };
-        match self.wait_until(state, done, deadline) {
-            // It is queued, and will go out.
-            Err(ChannelError::TimedOut) => Ok(()),
-            result => Ok(result?),
-        }
-    }
-
-    fn receive(&self, deadline: Option<Instant>) -> Result<Option<Incoming>, ChannelError> {
-        let mut state = self.lock();
-        loop {
-            let received = state.connection.receive();
-            if state.connection.wants_write() {
-                // Answers to handles. A peer that is gone shows in what is received, after everything it sent.
-                let _ = state.connection.flush();
-            }
-            match received? {
-                Received::Message(incoming) => return Ok(Some(incoming)),
-                Received::Closed => return Ok(None),
-                Received::Blocked => state = self.wait(state, Wish::Input, deadline)?,
-            }
-        }
-    }
-
-    /// Reports sockets that were closed, unless another thread has the lock: it does so before it lets go for good.
-    fn write_what_is_due(&self) {
-        while self.book.as_ref().is_some_and(|book| book.is_due()) {
-            let Ok(mut state) = self.state.try_lock() else { return };
-            if state.connection.flush().is_err() || state.connection.wants_write() {
-                return;
-            }
-        }
-    }
-
-    /// Writes, and waits for the peer to read and answer, until this holds.
-    fn wait_until<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        done: impl Fn(&Connection) -> bool,
-        deadline: Option<Instant>,
-    ) -> Result<(), ChannelError> {
-        loop {
-            state.connection.flush()?;
-            if done(&state.connection) {
-                break;
-            }
-            state = self.push_on(state, deadline)?;
-        }
-        drop(state);
-        self.write_what_is_due();
-        Ok(())
-    }
-
-    /// Waits until the queue may move, and moves it. Input is kept aside meanwhile: it may have an answer that is waited
-    /// for, and the peer may be waiting for us to read.
-    fn push_on<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        deadline: Option<Instant>,
-    ) -> Result<MutexGuard<'a, State>, ChannelError> {
-        state.connection.flush()?;
-        if state.connection.queued_bytes() == 0 && !state.connection.awaits_answers() {
-            return Ok(state);
-        }
-        state = self.wait(state, Wish::Progress, deadline)?;
-        if !state.reading {
-            state.connection.park();
-        }
-        state.connection.flush()?;
-        Ok(state)
-    }
-
-    /// Lets go of the lock until the socket or another thread has news.
-    fn wait<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        wish: Wish,
-        deadline: Option<Instant>,
-    ) -> Result<MutexGuard<'a, State>, ChannelError> {
-        let mut timeout = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-            Some(Duration::ZERO) => return Err(ChannelError::TimedOut),
-            timeout => timeout,
-        };
-        if state.connection.is_throttled() {
-            timeout = Some(timeout.map_or(THROTTLE, |timeout| timeout.min(THROTTLE)));
-        }
-        let mut interest = PollFlags::empty();
-        if state.connection.wants_write() {
-            interest |= PollFlags::OUT;
-        }
-        let reads = !state.reading && (wish == Wish::Input || state.connection.can_park());
-        if reads {
-            interest |= PollFlags::IN;
-        }
-        if interest.is_empty() {
-            return Ok(self.wait_for_others(state, timeout));
-        }
-        state.reading |= reads;
-        drop(state);
-        let polled = wait_for(self.socket.as_fd(), interest, timeout);
-        let mut state = self.lock();
-        if reads {
-            state.reading = false;
-        }
-        self.progress.notify_all();
-        polled.map_err(|errno| ChannelError::Io(errno.into()))?;
-        Ok(state)
-    }
-
-    fn wait_for_others<'a>(
-        &'a self,
-        state: MutexGuard<'a, State>,
-        timeout: Option<Duration>,
-    ) -> MutexGuard<'a, State> {
-        match timeout {
-            None => self.progress.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(timeout) => {
-                self.progress.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    /// A message.
-    Input,
-    /// The queue getting shorter; input only so that the peer does not get stuck.
-    Progress,
-}
-
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.socket.as_fd()
+        self.inner.socket().as_fd()
     }
 }
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").field("socket", &self.inner.socket).finish_non_exhaustive()
-    }
-}
-
-fn wait_for(socket: BorrowedFd<'_>, interest: PollFlags, timeout: Option<Duration>) -> Result<(), Errno> {
-    let timeout = timeout.map(|timeout| Timespec {
-        tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
-        tv_nsec: timeout.subsec_nanos().into(),
-    });
-    match poll(&mut [PollFd::from_borrowed_fd(socket, interest)], timeout.as_ref()) {
-        // A signal: the caller looks again, and waits again with what is left of the time.
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno),
+        f.debug_struct("Channel").field("socket", self.inner.socket()).finish_non_exhaustive()
     }
 }

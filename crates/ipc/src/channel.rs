@@ -5,28 +5,20 @@
 //! [`crate::Connection`] does the work, [`crate::blocking`] is the same face without a runtime.
 
 mod flusher;
+mod inner;
 
-use std::fmt;
-use std::future::{Future, poll_fn};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::{Pin, pin};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Poll;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::pin;
+use std::sync::Arc;
 
 use rustix::net::Shutdown;
 use serde::Serialize;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 
-use crate::connection::{ChannelError, Connection, Flush, Received, SendError, message};
+use inner::{Inner, readable_unless};
+
+use crate::connection::{ChannelError, Connection, Received, SendError, message};
 use crate::handle::Handle;
 use crate::message::{Incoming, Message, MessageError, Outgoing};
-use crate::wire::Codec;
-
-/// Bytes queued within one turn from which on they are written without waiting for its end.
-const EARLY: usize = 64 * 1024;
 
 /// A two-way stream of messages to another process, for tokio.
 ///
@@ -59,51 +51,10 @@ struct Owner {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    codec: Codec,
-    socket: Arc<OwnedFd>,
-    ready: OnceLock<AsyncFd<Arc<OwnedFd>>>,
-    state: Mutex<State>,
-    /// The queue got shorter, or the channel ended.
-    room: Notify,
-    /// The flusher read messages for a receiver.
-    parked: Notify,
-    /// There is something for the flusher to do.
-    work: Notify,
-    flusher_runs: AtomicBool,
-}
-
-struct State {
-    connection: Connection,
-    /// A message was written in this turn of the runtime; what follows waits for the end of the turn.
-    turn: bool,
-    /// No clone of the channel is left.
-    dropped: bool,
-}
-
 impl Channel {
     /// Waits on behalf of this connection from now on.
     pub fn new(connection: Connection) -> Self {
-        let inner = Inner {
-            codec: connection.codec(),
-            socket: Arc::clone(connection.socket()),
-            ready: OnceLock::new(),
-            state: Mutex::new(State { connection, turn: false, dropped: false }),
-            room: Notify::new(),
-            parked: Notify::new(),
-            work: Notify::new(),
-            flusher_runs: AtomicBool::new(false),
-        };
-        let inner = Arc::new(inner);
-        if let Some(book) = inner.lock().connection.book() {
-            let inner = Arc::downgrade(&inner);
-            book.set_bell(Arc::new(move || {
-                if let Some(inner) = inner.upgrade() {
-                    inner.work.notify_one();
-                }
-            }));
-        }
-        Self { owner: Arc::new(Owner { inner }) }
+        Self { owner: Arc::new(Owner { inner: Inner::new(connection) }) }
     }
 
     /// Sends a value. Waits only while the queue to the peer is full.
@@ -135,7 +86,7 @@ impl Channel {
     /// # Errors
     /// The value refuses to be written.
     pub fn message<T: Serialize + ?Sized>(&self, value: &T) -> Result<Message, MessageError> {
-        message(self.owner.inner.codec, value)
+        message(self.owner.inner.codec(), value)
     }
 
     /// Sends a message. Waits only while the queue to the peer is full.
@@ -256,115 +207,6 @@ impl Channel {
     }
 }
 
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic while it was held happened between two steps that each leave the connection whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The socket in the runtime of whoever waits for it first.
-    fn ready(&self) -> Result<&AsyncFd<Arc<OwnedFd>>, ChannelError> {
-        if let Some(ready) = self.ready.get() {
-            return Ok(ready);
-        }
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(ChannelError::NoRuntime);
-        }
-        // Under the lock, so that the socket is registered once.
-        let _state = self.lock();
-        if self.ready.get().is_none() {
-            #[expect(
-                deprecated,
-                reason = "its successor is unsafe; an owned descriptor keeps the promise it wants"
-            )]
-            let registered = AsyncFd::new(Arc::clone(&self.socket))?;
-            let _ = self.ready.set(registered);
-        }
-        Ok(self.ready.get().expect("it was just set"))
-    }
-
-    fn try_send(&self, outgoing: Outgoing) -> Result<(), SendError> {
-        // Each is an open descriptor of ours until it is written.
-        let carries = !outgoing.message.handles().is_empty();
-        let mut state = self.lock();
-        let queued = match state.connection.queue(outgoing) {
-            Err(SendError::Full(back)) => {
-                self.write(&mut state)?;
-                state.connection.queue(*back)
-            }
-            queued => queued,
-        };
-        if queued.is_ok() && state.turn && !carries && state.connection.queued_bytes() < EARLY {
-            return Ok(());
-        }
-        let wake = !std::mem::replace(&mut state.turn, true);
-        let written = self.write(&mut state);
-        drop(state);
-        if wake || !matches!(written, Ok(Flush::Done)) {
-            self.work.notify_one();
-        }
-        queued?;
-        written?;
-        Ok(())
-    }
-
-    /// Receives, and settles what is known about the socket's readiness.
-    fn receive(&self, guard: Option<&mut Readable<'_>>) -> Result<Received, ChannelError> {
-        let mut state = self.lock();
-        let received = state.connection.receive();
-        let drained = state.connection.take_drained() || matches!(received, Ok(Received::Blocked));
-        if let Some(guard) = guard.filter(|_| drained) {
-            guard.clear_ready();
-        }
-        let wake = self.after_reading(&mut state);
-        drop(state);
-        if wake {
-            self.work.notify_one();
-        }
-        received
-    }
-
-    /// Writes what reading has made due, such as answers to handles; true if the flusher has to go on with it.
-    fn after_reading(&self, state: &mut State) -> bool {
-        // A peer that is gone shows in what is received, after everything it sent.
-        let unwritten = state.connection.wants_write() && !matches!(self.write(state), Ok(Flush::Done));
-        if state.connection.codec() != Codec::Native {
-            // An answer of the peer may be what a sender waits for.
-            self.room.notify_waiters();
-        }
-        unwritten
-    }
-
-    /// Writes what is queued, and tells those who wait for the queue to get shorter.
-    fn write(&self, state: &mut State) -> Result<Flush, ChannelError> {
-        let had = state.connection.queued_bytes();
-        let written = state.connection.flush();
-        if written.is_err() || state.connection.queued_bytes() < had {
-            self.room.notify_waiters();
-            if state.connection.codec() != Codec::Native {
-                // Reading may have stopped until the answers so far were written.
-                self.parked.notify_waiters();
-            }
-        }
-        written
-    }
-}
-
-type Readable<'a> = AsyncFdReadyGuard<'a, Arc<OwnedFd>>;
-
-/// Waits until the socket is readable; `None` when the other thing happened first.
-async fn readable_unless<'a>(
-    ready: &'a AsyncFd<Arc<OwnedFd>>,
-    mut other: Pin<&mut Notified<'_>>,
-) -> Result<Option<Readable<'a>>, ChannelError> {
-    let mut readable = pin!(ready.readable());
-    let guard = poll_fn(|context| match other.as_mut().poll(context) {
-        Poll::Ready(()) => Poll::Ready(Ok(None)),
-        Poll::Pending => readable.as_mut().poll(context).map_ok(Some),
-    });
-    Ok(guard.await?)
-}
-
 impl Drop for Owner {
     fn drop(&mut self) {
         let mut state = self.inner.lock();
@@ -373,19 +215,13 @@ impl Drop for Owner {
         state.connection.shut_down();
         drop(state);
         // The flusher may hold the socket until it has looked; the peer need not wait for that.
-        let _ = rustix::net::shutdown(&self.inner.socket, Shutdown::Both);
+        let _ = rustix::net::shutdown(self.inner.socket(), Shutdown::Both);
         self.inner.work.notify_one();
     }
 }
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.owner.inner.socket.as_fd()
-    }
-}
-
-impl fmt::Debug for Inner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner").field("socket", &self.socket).finish_non_exhaustive()
+        self.owner.inner.socket().as_fd()
     }
 }

@@ -8,6 +8,7 @@ mod inbox;
 mod native;
 mod node;
 mod outbox;
+mod receive;
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,26 +20,16 @@ use rustix::net::{Shutdown, sockopt};
 use serde::Serialize;
 
 pub use error::{ChannelError, SendError};
-use inbox::{Fill, Inbox};
+use inbox::Inbox;
 use node::Node;
 pub use outbox::Flush;
 use outbox::{Outbox, SHARE};
+pub use receive::Received;
 
 use crate::limits::Limits;
 use crate::message::{Incoming, Message, MessageError, Outgoing};
 use crate::sockets::Book;
 use crate::wire::Codec;
-
-/// What [`Connection::receive`] found.
-#[derive(Debug)]
-pub enum Received {
-    /// A message. There may be more: ask again.
-    Message(Incoming),
-    /// Nothing complete is there now: ask again when the socket is readable.
-    Blocked,
-    /// The peer will send no more.
-    Closed,
-}
 
 /// What a peer did that cost it something, so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +83,8 @@ pub struct Connection {
     /// The kernel's buffer for what the peer has not read, as last asked for.
     send_buffer: usize,
     throttled: bool,
+    /// Reading has stopped although there may be more.
+    paused: bool,
     life: Life,
     /// What ended the channel while nobody was receiving.
     failure: Option<ChannelError>,
@@ -121,6 +114,7 @@ impl Connection {
             queued: 0,
             send_buffer,
             throttled: false,
+            paused: false,
             life: Life::Open,
             failure: None,
             lost_handles: 0,
@@ -237,116 +231,6 @@ impl Connection {
         if self.life == Life::Open { self.outbox.bytes() + self.held().0 } else { 0 }
     }
 
-    /// The next message, read from the socket if none is buffered.
-    ///
-    /// # Errors
-    /// The peer broke the protocol or ended in the middle of a message; the channel is at an end.
-    pub fn receive(&mut self) -> Result<Received, ChannelError> {
-        loop {
-            if let Some(incoming) = self.receive_buffered()? {
-                return Ok(Received::Message(incoming));
-            }
-            match self.read() {
-                Ok(Fill::Bytes) => {}
-                Ok(Fill::Empty) => return Ok(Received::Blocked),
-                Ok(Fill::End) => return self.end(),
-                Err(error) => return Err(self.fail(error)),
-            }
-        }
-    }
-
-    /// The next message if it was read already; never touches the socket.
-    ///
-    /// An event loop that stops receiving before [`Received::Blocked`], to be fair to others, must come back for these:
-    /// the socket does not become readable for them.
-    ///
-    /// # Errors
-    /// As [`Connection::receive`].
-    pub fn receive_buffered(&mut self) -> Result<Option<Incoming>, ChannelError> {
-        if let Some(incoming) = self.parked.pop_front() {
-            self.parked_bytes -= incoming.message().bytes().len();
-            return Ok(Some(incoming));
-        }
-        if self.failure.is_some()
-            && let Some(error) = self.failure.take()
-        {
-            return Err(error);
-        }
-        let found = self.cut();
-        if found.is_err() {
-            self.stop_writing(Life::Failed);
-        }
-        found
-    }
-
-    /// The channel is of no further use, also for writing.
-    fn fail(&mut self, error: ChannelError) -> ChannelError {
-        self.stop_writing(Life::Failed);
-        error
-    }
-
-    fn cut(&mut self) -> Result<Option<Incoming>, ChannelError> {
-        while let Some(span) = self.inbox.next(self.codec, &self.limits)? {
-            let found = if self.node.is_none() { self.take_native(&span) } else { self.take_node(&span) };
-            if !matches!(found, Ok(None)) || self.owes_too_much() {
-                return found;
-            }
-        }
-        Ok(None)
-    }
-
-    fn read(&mut self) -> Result<Fill, ChannelError> {
-        if self.owes_too_much() {
-            self.flush()?;
-            if self.owes_too_much() {
-                return Ok(Fill::Empty);
-            }
-        }
-        Ok(self.inbox.fill(self.socket.as_fd())?)
-    }
-
-    /// Reads what is there and keeps it for [`Connection::receive`]: for a sender that waits for the peer, which may
-    /// itself be waiting for us to read. Stops at the limits of the queue. An error is kept as well.
-    pub(crate) fn park(&mut self) {
-        while self.can_park() {
-            let step = match self.cut() {
-                Ok(Some(incoming)) => {
-                    self.parked_bytes += incoming.message().bytes().len();
-                    self.parked.push_back(incoming);
-                    continue;
-                }
-                Ok(None) => self.read(),
-                Err(error) => Err(error),
-            };
-            match step {
-                Ok(Fill::Bytes) => {}
-                // The end is for the receiver to see.
-                Ok(Fill::Empty | Fill::End) => break,
-                Err(error) => self.failure = Some(self.fail(error)),
-            }
-        }
-    }
-
-    /// Whether somebody who receives would find something now.
-    pub(crate) fn has_parked(&self) -> bool {
-        !self.parked.is_empty() || self.failure.is_some() || self.inbox.ended()
-    }
-
-    /// Whether there is room to read ahead, and somebody who may still send.
-    pub(crate) fn can_park(&self) -> bool {
-        !self.inbox.ended()
-            && self.failure.is_none()
-            && !self.owes_too_much()
-            && self.parked.len() < self.limits.queue_messages
-            && self.parked_bytes <= self.limits.queue_bytes
-    }
-
-    /// Whether the last read emptied the socket, so that waiting for it to become readable cannot miss anything. Says so
-    /// once: afterwards the socket is read again.
-    pub(crate) fn take_drained(&mut self) -> bool {
-        self.inbox.take_drained()
-    }
-
     /// The open sockets that a Node peer counts, to be told when there is something to report.
     pub(crate) fn book(&self) -> Option<&Arc<Book>> {
         self.node.as_ref().map(|node| &node.book)
@@ -354,17 +238,6 @@ impl Connection {
 
     pub(crate) fn socket(&self) -> &Arc<OwnedFd> {
         &self.socket
-    }
-
-    fn end(&mut self) -> Result<Received, ChannelError> {
-        match self.inbox.leftover() {
-            0 => Ok(Received::Closed),
-            bytes => {
-                // Said once; from now on the channel is simply closed.
-                self.inbox.skip(bytes);
-                Err(self.fail(ChannelError::PartialFrame { bytes }))
-            }
-        }
     }
 
     /// Closes our side: the peer sees the end of the channel after what was flushed. Receiving goes on until the peer

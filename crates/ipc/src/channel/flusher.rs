@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Inner, readable_unless};
+use super::inner::{Inner, readable_unless};
 use crate::connection::ChannelError;
 
 /// How long to wait before descriptors are tried again after the kernel had too many on their way.
@@ -74,12 +74,13 @@ impl Inner {
 
     /// Reads until the answers are there; what else comes is kept for the receivers.
     async fn answers(&self) {
-        let Some(ready) = self.ready.get() else { return };
+        let Ok(ready) = self.ready() else { return };
         let Ok(Some(mut guard)) = readable_unless(ready, pin!(self.work.notified())).await else { return };
         let mut state = self.lock();
         state.connection.park();
         // With room left it has read until there was nothing.
-        let drained = state.connection.take_drained() || state.connection.can_park();
+        let has_room = state.connection.can_park();
+        let drained = state.connection.take_drained(has_room);
         if drained {
             guard.clear_ready();
         }
@@ -91,7 +92,7 @@ impl Inner {
     }
 
     async fn writable(&self) {
-        let Some(ready) = self.ready.get() else { return };
+        let Ok(ready) = self.ready() else { return };
         let Ok(mut guard) = ready.writable().await else { return };
         let mut state = self.lock();
         let _ = self.write(&mut state);

@@ -80,7 +80,8 @@ pub enum Flush {
     Done,
     /// The peer's buffer is full: flush again when the socket is writable.
     Blocked,
-    /// Too many descriptors are on their way (`ETOOMANYREFS`): flush again after a short delay, about a millisecond.
+    /// Too many descriptors are on their way (`ETOOMANYREFS`), or the kernel is short of memory (`ENOBUFS`): flush again
+    /// after a short delay, about a millisecond.
     /// The socket may well be writable, so waiting for that would spin.
     Throttled,
 }
@@ -229,9 +230,7 @@ impl Outbox {
             match self.write_once(socket) {
                 Ok(count) => self.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flush::Blocked),
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::TOOMANYREFS) => {
-                    return Ok(Flush::Throttled);
-                }
+                Err(error) if is_throttle(&error) => return Ok(Flush::Throttled),
                 Err(error) => return Err(error),
             }
         }
@@ -305,4 +304,8 @@ impl Outbox {
             self.spare = bytes;
         }
     }
+}
+
+fn is_throttle(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::TOOMANYREFS | Errno::NOBUFS))
 }

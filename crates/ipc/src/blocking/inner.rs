@@ -1,0 +1,228 @@
+//! How threads share a connection: one waits for input, the others are told; whoever sends, writes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::connection::{ChannelError, Connection, Received, SendError};
+use crate::message::{Incoming, Outgoing};
+use crate::sockets::Book;
+use crate::wire::Codec;
+
+/// How long to wait before descriptors are tried again after the kernel had too many on their way.
+const THROTTLE: Duration = Duration::from_millis(1);
+
+pub(super) struct Inner {
+    codec: Codec,
+    socket: Arc<OwnedFd>,
+    /// The open sockets that a Node peer counts.
+    book: Option<Arc<Book>>,
+    state: Mutex<State>,
+    /// Told after each wait: something may have been read, written or answered.
+    progress: Condvar,
+}
+
+pub(super) struct State {
+    pub(super) connection: Connection,
+    /// A thread waits for input; nobody else may, or it would sleep through what the other one reads.
+    reading: bool,
+}
+
+impl Inner {
+    pub(super) fn new(connection: Connection) -> Arc<Self> {
+        let book = connection.book().cloned();
+        let inner = Arc::new(Self {
+            codec: connection.codec(),
+            socket: Arc::clone(connection.socket()),
+            book: book.clone(),
+            state: Mutex::new(State { connection, reading: false }),
+            progress: Condvar::new(),
+        });
+        if let Some(book) = book {
+            let inner = Arc::downgrade(&inner);
+            book.set_bell(Arc::new(move || {
+                if let Some(inner) = inner.upgrade() {
+                    inner.write_what_is_due();
+                }
+            }));
+        }
+        inner
+    }
+
+    pub(super) fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    pub(super) fn socket(&self) -> &Arc<OwnedFd> {
+        &self.socket
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held happened between two steps that each leave the connection whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn send(&self, mut outgoing: Outgoing, deadline: Option<Instant>) -> Result<(), SendError> {
+        let carries = !outgoing.message.handles().is_empty();
+        let mut state = self.lock();
+        loop {
+            let full = match state.connection.queue(outgoing) {
+                Ok(()) => break,
+                Err(SendError::Full(back)) => back,
+                Err(error) => return Err(error),
+            };
+            state = match self.push_on(state, deadline) {
+                Ok(state) => state,
+                Err(ChannelError::TimedOut) => return Err(SendError::Full(full)),
+                Err(error) => return Err(error.into()),
+            };
+            outgoing = *full;
+        }
+        // Our copy of a socket is closed with the peer's answer, so somebody has to read it.
+        let done = |connection: &Connection| {
+            connection.queued_bytes() == 0 && !(carries && connection.awaits_answers())
+        };
+        match self.wait_until(state, done, deadline) {
+            // It is queued, and will go out.
+            Err(ChannelError::TimedOut) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    pub(super) fn receive(&self, deadline: Option<Instant>) -> Result<Option<Incoming>, ChannelError> {
+        let mut state = self.lock();
+        loop {
+            let received = state.connection.receive();
+            if state.connection.wants_write() {
+                // Answers to handles. A peer that is gone shows in what is received, after everything it sent.
+                let _ = state.connection.flush();
+            }
+            match received? {
+                Received::Message(incoming) => return Ok(Some(incoming)),
+                Received::Closed => return Ok(None),
+                Received::Blocked => state = self.wait(state, Wish::Input, deadline)?,
+            }
+        }
+    }
+
+    /// Reports sockets that were closed, unless another thread has the lock: it does so before it lets go for good.
+    pub(super) fn write_what_is_due(&self) {
+        while self.book.as_ref().is_some_and(|book| book.is_due()) {
+            let Ok(mut state) = self.state.try_lock() else { return };
+            if state.connection.flush().is_err() || state.connection.wants_write() {
+                return;
+            }
+        }
+    }
+
+    /// Writes, and waits for the peer to read and answer, until this holds.
+    pub(super) fn wait_until<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        done: impl Fn(&Connection) -> bool,
+        deadline: Option<Instant>,
+    ) -> Result<(), ChannelError> {
+        loop {
+            state.connection.flush()?;
+            if done(&state.connection) {
+                break;
+            }
+            state = self.push_on(state, deadline)?;
+        }
+        drop(state);
+        self.write_what_is_due();
+        Ok(())
+    }
+
+    /// Waits until the queue may move, and moves it. Input is kept aside meanwhile: it may have an answer that is waited
+    /// for, and the peer may be waiting for us to read.
+    fn push_on<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        deadline: Option<Instant>,
+    ) -> Result<MutexGuard<'a, State>, ChannelError> {
+        state.connection.flush()?;
+        if state.connection.queued_bytes() == 0 && !state.connection.awaits_answers() {
+            return Ok(state);
+        }
+        state = self.wait(state, Wish::Progress, deadline)?;
+        if !state.reading {
+            state.connection.park();
+        }
+        state.connection.flush()?;
+        Ok(state)
+    }
+
+    /// Lets go of the lock until the socket or another thread has news.
+    fn wait<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        wish: Wish,
+        deadline: Option<Instant>,
+    ) -> Result<MutexGuard<'a, State>, ChannelError> {
+        let mut timeout = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            Some(Duration::ZERO) => return Err(ChannelError::TimedOut),
+            timeout => timeout,
+        };
+        if state.connection.is_throttled() {
+            timeout = Some(timeout.map_or(THROTTLE, |timeout| timeout.min(THROTTLE)));
+        }
+        let mut interest = PollFlags::empty();
+        if state.connection.wants_write() {
+            interest |= PollFlags::OUT;
+        }
+        let reads = !state.reading && (wish == Wish::Input || state.connection.can_park());
+        if reads {
+            interest |= PollFlags::IN;
+        }
+        if interest.is_empty() {
+            return Ok(self.wait_for_others(state, timeout));
+        }
+        state.reading |= reads;
+        drop(state);
+        let polled = wait_for(self.socket.as_fd(), interest, timeout);
+        let mut state = self.lock();
+        if reads {
+            state.reading = false;
+        }
+        self.progress.notify_all();
+        polled.map_err(|errno| ChannelError::Io(errno.into()))?;
+        Ok(state)
+    }
+
+    fn wait_for_others<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        timeout: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        match timeout {
+            None => self.progress.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(timeout) => {
+                self.progress.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// A message.
+    Input,
+    /// The queue getting shorter; input only so that the peer does not get stuck.
+    Progress,
+}
+
+fn wait_for(socket: BorrowedFd<'_>, interest: PollFlags, timeout: Option<Duration>) -> Result<(), Errno> {
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    match poll(&mut [PollFd::from_borrowed_fd(socket, interest)], timeout.as_ref()) {
+        // A signal: the caller looks again, and waits again with what is left of the time.
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}

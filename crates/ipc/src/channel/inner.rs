@@ -1,0 +1,188 @@
+//! What the clones of a channel and its flusher share: the connection under a lock, and who is told of what.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::os::fd::OwnedFd;
+use std::pin::{Pin, pin};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Poll;
+
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use crate::connection::{ChannelError, Connection, Flush, Received, SendError};
+use crate::message::Outgoing;
+use crate::wire::Codec;
+
+/// Bytes queued within one turn from which on they are written without waiting for its end.
+const EARLY: usize = 64 * 1024;
+
+pub(super) struct Inner {
+    codec: Codec,
+    socket: Arc<OwnedFd>,
+    ready: OnceLock<AsyncFd<Arc<OwnedFd>>>,
+    state: Mutex<State>,
+    /// The queue got shorter, or the channel ended.
+    pub(super) room: Notify,
+    /// The flusher read messages for a receiver.
+    pub(super) parked: Notify,
+    /// There is something for the flusher to do.
+    pub(super) work: Notify,
+    pub(super) flusher_runs: AtomicBool,
+}
+
+pub(super) struct State {
+    pub(super) connection: Connection,
+    /// A message was written in this turn of the runtime; what follows waits for the end of the turn.
+    pub(super) turn: bool,
+    /// No clone of the channel is left.
+    pub(super) dropped: bool,
+}
+
+impl Inner {
+    pub(super) fn new(connection: Connection) -> Arc<Self> {
+        let inner = Self {
+            codec: connection.codec(),
+            socket: Arc::clone(connection.socket()),
+            ready: OnceLock::new(),
+            state: Mutex::new(State { connection, turn: false, dropped: false }),
+            room: Notify::new(),
+            parked: Notify::new(),
+            work: Notify::new(),
+            flusher_runs: AtomicBool::new(false),
+        };
+        let inner = Arc::new(inner);
+        if let Some(book) = inner.lock().connection.book() {
+            let inner = Arc::downgrade(&inner);
+            book.set_bell(Arc::new(move || {
+                if let Some(inner) = inner.upgrade() {
+                    inner.work.notify_one();
+                }
+            }));
+        }
+        inner
+    }
+
+    pub(super) fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    pub(super) fn socket(&self) -> &Arc<OwnedFd> {
+        &self.socket
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held happened between two steps that each leave the connection whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The socket in the runtime of whoever waits for it first.
+    pub(super) fn ready(&self) -> Result<&AsyncFd<Arc<OwnedFd>>, ChannelError> {
+        if let Some(ready) = self.ready.get() {
+            return Ok(ready);
+        }
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(ChannelError::NoRuntime);
+        }
+        // Under the lock, so that the socket is registered once.
+        let _state = self.lock();
+        if self.ready.get().is_none() {
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe; an owned descriptor keeps the promise it wants"
+            )]
+            let registered = AsyncFd::new(Arc::clone(&self.socket))?;
+            let _ = self.ready.set(registered);
+        }
+        Ok(self.ready.get().expect("it was just set"))
+    }
+
+    pub(super) fn try_send(&self, outgoing: Outgoing) -> Result<(), SendError> {
+        // Each is an open descriptor of ours until it is written.
+        let carries = !outgoing.message.handles().is_empty();
+        let mut state = self.lock();
+        let queued = match state.connection.queue(outgoing) {
+            Err(SendError::Full(back)) => {
+                self.write(&mut state)?;
+                state.connection.queue(*back)
+            }
+            queued => queued,
+        };
+        if queued.is_ok() && state.turn && !carries && state.connection.queued_bytes() < EARLY {
+            return Ok(());
+        }
+        let wake = !std::mem::replace(&mut state.turn, true);
+        let written = self.write(&mut state);
+        drop(state);
+        if wake || !matches!(written, Ok(Flush::Done)) {
+            self.work.notify_one();
+        }
+        queued?;
+        written?;
+        Ok(())
+    }
+
+    /// Receives, and settles what is known about the socket's readiness.
+    pub(super) fn receive(&self, guard: Option<&mut Readable<'_>>) -> Result<Received, ChannelError> {
+        let mut state = self.lock();
+        let received = state.connection.receive();
+        let drained = state.connection.take_drained(matches!(received, Ok(Received::Blocked)));
+        if let Some(guard) = guard.filter(|_| drained) {
+            guard.clear_ready();
+        }
+        let wake = self.after_reading(&mut state);
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+        received
+    }
+
+    /// Writes what reading has made due, such as answers to handles; true if the flusher has to go on with it.
+    pub(super) fn after_reading(&self, state: &mut State) -> bool {
+        // A peer that is gone shows in what is received, after everything it sent.
+        let unwritten = state.connection.wants_write() && !matches!(self.write(state), Ok(Flush::Done));
+        if state.connection.codec() != Codec::Native {
+            // An answer of the peer may be what a sender waits for.
+            self.room.notify_waiters();
+        }
+        unwritten
+    }
+
+    /// Writes what is queued, and tells those who wait for the queue to get shorter.
+    pub(super) fn write(&self, state: &mut State) -> Result<Flush, ChannelError> {
+        let had = state.connection.queued_bytes();
+        let written = state.connection.flush();
+        if written.is_err() || state.connection.queued_bytes() < had {
+            self.room.notify_waiters();
+            if state.connection.codec() != Codec::Native {
+                // Reading may have stopped until the answers so far were written.
+                self.parked.notify_waiters();
+            }
+        }
+        written
+    }
+}
+
+pub(super) type Readable<'a> = AsyncFdReadyGuard<'a, Arc<OwnedFd>>;
+
+/// Waits until the socket is readable; `None` when the other thing happened first.
+pub(super) async fn readable_unless<'a>(
+    ready: &'a AsyncFd<Arc<OwnedFd>>,
+    mut other: Pin<&mut Notified<'_>>,
+) -> Result<Option<Readable<'a>>, ChannelError> {
+    let mut readable = pin!(ready.readable());
+    let guard = poll_fn(|context| match other.as_mut().poll(context) {
+        Poll::Ready(()) => Poll::Ready(Ok(None)),
+        Poll::Pending => readable.as_mut().poll(context).map_ok(Some),
+    });
+    Ok(guard.await?)
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,153 @@
+//! The reading half of a connection: from the socket to messages, one at a time or kept for later.
+
+use std::os::fd::AsFd;
+
+use super::inbox::Fill;
+use super::{ChannelError, Connection, Life};
+use crate::message::Incoming;
+
+/// How often the socket is read in a row without a message coming of it. A peer that sends nothing but what we ignore
+/// must not keep us from everything else.
+const READS: usize = 64;
+
+/// What [`Connection::receive`] found.
+#[derive(Debug)]
+pub enum Received {
+    /// A message. There may be more: ask again.
+    Message(Incoming),
+    /// Nothing complete is there now: ask again when the socket is readable.
+    Blocked,
+    /// The peer will send no more.
+    Closed,
+}
+
+impl Connection {
+    /// The next message, read from the socket if none is buffered.
+    ///
+    /// # Errors
+    /// The peer broke the protocol or ended in the middle of a message; the channel is at an end.
+    pub fn receive(&mut self) -> Result<Received, ChannelError> {
+        for _ in 0..READS {
+            if let Some(incoming) = self.receive_buffered()? {
+                return Ok(Received::Message(incoming));
+            }
+            match self.read() {
+                Ok(Fill::Bytes) => {}
+                Ok(Fill::Empty) => return Ok(Received::Blocked),
+                Ok(Fill::End) => return self.end(),
+                Err(error) => return Err(self.fail(error)),
+            }
+        }
+        self.paused = true;
+        Ok(Received::Blocked)
+    }
+
+    /// The next message if it was read already; never touches the socket.
+    ///
+    /// An event loop that stops receiving before [`Received::Blocked`], to be fair to others, must come back for these:
+    /// the socket does not become readable for them.
+    ///
+    /// # Errors
+    /// As [`Connection::receive`].
+    pub fn receive_buffered(&mut self) -> Result<Option<Incoming>, ChannelError> {
+        if let Some(incoming) = self.parked.pop_front() {
+            self.parked_bytes -= incoming.message().bytes().len();
+            return Ok(Some(incoming));
+        }
+        if self.failure.is_some()
+            && let Some(error) = self.failure.take()
+        {
+            return Err(error);
+        }
+        let found = self.cut();
+        if found.is_err() {
+            self.stop_writing(Life::Failed);
+        }
+        found
+    }
+
+    /// The channel is of no further use, also for writing.
+    fn fail(&mut self, error: ChannelError) -> ChannelError {
+        self.stop_writing(Life::Failed);
+        error
+    }
+
+    fn cut(&mut self) -> Result<Option<Incoming>, ChannelError> {
+        while let Some(span) = self.inbox.next(self.codec, &self.limits)? {
+            let found = if self.node.is_none() { self.take_native(&span) } else { self.take_node(&span) };
+            if !matches!(found, Ok(None)) || self.owes_too_much() {
+                return found;
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(&mut self) -> Result<Fill, ChannelError> {
+        if self.owes_too_much() {
+            self.flush()?;
+            if self.owes_too_much() {
+                return Ok(Fill::Empty);
+            }
+        }
+        Ok(self.inbox.fill(self.socket.as_fd())?)
+    }
+
+    /// Reads what is there and keeps it for [`Connection::receive`]: for a sender that waits for the peer, which may
+    /// itself be waiting for us to read. Stops at the limits of the queue. An error is kept as well.
+    pub(crate) fn park(&mut self) {
+        for _ in 0..READS {
+            if !self.can_park() {
+                return;
+            }
+            let step = match self.cut() {
+                Ok(Some(incoming)) => {
+                    self.parked_bytes += incoming.message().bytes().len();
+                    self.parked.push_back(incoming);
+                    continue;
+                }
+                Ok(None) => self.read(),
+                Err(error) => Err(error),
+            };
+            match step {
+                Ok(Fill::Bytes) => {}
+                // The end is for the receiver to see.
+                Ok(Fill::Empty | Fill::End) => return,
+                Err(error) => self.failure = Some(self.fail(error)),
+            }
+        }
+        self.paused = true;
+    }
+
+    /// Whether somebody who receives would find something now.
+    pub(crate) fn has_parked(&self) -> bool {
+        !self.parked.is_empty() || self.failure.is_some() || self.inbox.ended()
+    }
+
+    /// Whether there is room to read ahead, and somebody who may still send.
+    pub(crate) fn can_park(&self) -> bool {
+        !self.inbox.ended()
+            && self.failure.is_none()
+            && !self.owes_too_much()
+            && self.parked.len() < self.limits.queue_messages
+            && self.parked_bytes <= self.limits.queue_bytes
+    }
+
+    /// Whether the socket was found empty, so that waiting for it to become readable cannot miss anything. To be asked
+    /// after [`Connection::receive`] has said that it is blocked, or has stopped short of that. Says so once: afterwards
+    /// the socket is read again.
+    pub(crate) fn take_drained(&mut self, blocked: bool) -> bool {
+        let paused = std::mem::take(&mut self.paused);
+        self.inbox.take_drained() || (blocked && !paused)
+    }
+
+    fn end(&mut self) -> Result<Received, ChannelError> {
+        match self.inbox.leftover() {
+            0 => Ok(Received::Closed),
+            bytes => {
+                // Said once; from now on the channel is simply closed.
+                self.inbox.skip(bytes);
+                Err(self.fail(ChannelError::PartialFrame { bytes }))
+            }
+        }
+    }
+}
