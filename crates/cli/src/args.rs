@@ -64,7 +64,8 @@ pub(crate) struct Run {
     #[arg(short, long, short_alias = 'i', value_name = "N|auto")]
     pub(crate) workers: Option<Workers>,
 
-    /// Bind an address before workers start: HOST:PORT, :PORT or unix:PATH; may be repeated
+    /// Bind an address before workers start: HOST:PORT, :PORT, unix:PATH or fd://N, perhaps with ?nodelay&backlog=N;
+    /// may be repeated
     #[arg(short, long, value_name = "[NAME=]ADDR")]
     pub(crate) bind: Vec<Bind>,
 

@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use everycore::{Address, Policy, RestartPolicy, RestartSettings};
+use everycore::{Address, ListenOptions, Policy, RestartPolicy, RestartSettings};
 
 use crate::args::value::{Bind, MAX_WORKERS, Variable, Workers};
 use crate::args::{self, Looks, Output, Restart};
@@ -112,6 +112,8 @@ pub(crate) struct RunSettings {
     pub(crate) workers: usize,
     pub(crate) policy: Policy,
     pub(crate) binds: Vec<(String, Address)>,
+    /// Their sockets' options, in the same order.
+    pub(crate) listen: Vec<ListenOptions>,
     pub(crate) service: Service,
     pub(crate) program: Program,
     /// For workers that ask for `{port}` or `PORT` without an address of ours.
@@ -153,6 +155,7 @@ impl RunSettings {
             workers: around.workers(run.workers)?,
             policy: service.policy.unwrap_or_else(|| around.policy()),
             binds,
+            listen: listen_options(&run.bind)?,
             service,
             program,
             port,
@@ -174,8 +177,8 @@ pub(crate) const DEFAULT_LISTENER: &str = "http";
 fn named(binds: &[Bind]) -> Result<Vec<(String, Address)>, Failure> {
     let mut named: Vec<(String, Address)> = Vec::new();
     for bind in binds {
-        let address: Address =
-            bind.address.parse().map_err(|error| Failure::usage(format!("-b: {error}")))?;
+        let (address, _) = bind.address.split_once('?').unwrap_or((&bind.address, ""));
+        let address: Address = address.parse().map_err(|error| Failure::usage(format!("-b: {error}")))?;
         let taken = |name: &str| {
             named.iter().any(|(known, _)| known == name)
                 || binds.iter().any(|b| b.name.as_deref() == Some(name))
@@ -195,6 +198,12 @@ fn named(binds: &[Bind]) -> Result<Vec<(String, Address)>, Failure> {
         named.push((name, address));
     }
     Ok(named)
+}
+
+/// What stands after the `?` of each address.
+fn listen_options(binds: &[Bind]) -> Result<Vec<ListenOptions>, Failure> {
+    let options = binds.iter().map(|bind| bind.address.split_once('?').map_or("", |(_, options)| options));
+    options.map(|text| text.parse().map_err(|error| Failure::usage(format!("-b: {error}")))).collect()
 }
 
 fn restart(policy: Option<Restart>, give_up: Option<args::value::GiveUp>) -> RestartSettings {
@@ -263,6 +272,9 @@ mod tests {
         assert_eq!(names(&["-b", ":1", "-b", ":2", "x"]).unwrap(), ["http", "http-2"]);
         assert_eq!(names(&["-b", ":1", "-b", "http=:2", "x"]).unwrap(), ["http-2", "http"]);
         assert!(names(&["-b", "a=:1", "-b", "a=:2", "x"]).is_err());
+        let options = |bind| settings(&["-b", bind, "x"], &around()).map(|settings| settings.listen);
+        assert_eq!(options(":1?nodelay").unwrap(), [ListenOptions::new().nodelay(true)]);
+        assert!(options(":1?nodely").unwrap_err().chain().contains("'nodely'"));
         assert!(names(&["-b", "nonsense", "x"]).unwrap_err().chain().contains("'nonsense'"));
     }
 

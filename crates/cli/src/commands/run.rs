@@ -31,6 +31,8 @@ pub(crate) fn supervise(run: args::Run, around: &Surroundings) -> Result<(), Fai
         tails: Tails::default(),
         addresses_known: !settings.binds.is_empty(),
     };
+    // Before any thread starts: inherited sockets can only be taken then.
+    let cluster = cluster(&settings)?;
     let system = |source| everycore::Error::System { doing: "starting the screen", source };
     let mut progress = Progress::default();
     let (session, mut observer) = Session::start(setup.clone(), move |primary| {
@@ -43,7 +45,7 @@ pub(crate) fn supervise(run: args::Run, around: &Surroundings) -> Result<(), Fai
         false => None,
     };
     let mut launcher = Launcher { settings: Arc::clone(&settings), prefixes: setup.prefixes, capture };
-    let running = cluster(&settings)?
+    let running = cluster
         .command(move |spec| launcher.command(spec))
         .on_event(move |primary, event| observer.hear(primary, &event))
         .start()?;
@@ -73,8 +75,9 @@ fn cluster(settings: &RunSettings) -> Result<Cluster, Failure> {
         .inherit_listeners(settings.service.inherit)
         .dialect(settings.service.dialect)
         .restart(settings.restart.clone());
-    for (name, address) in &settings.binds {
-        cluster = cluster.bind(name, address.clone())?;
+    for (place, (name, address)) in settings.binds.iter().enumerate() {
+        let options = settings.listen.get(place).cloned().unwrap_or_default();
+        cluster = cluster.bind_with(name, address.clone(), options)?;
     }
     if let Some(limit) = settings.start_timeout {
         cluster = cluster.start_timeout(limit);
