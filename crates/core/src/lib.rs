@@ -58,7 +58,8 @@ pub use listener::Counters;
 pub use notice::{ExitReason, ExitStatus, Notice, signal_name};
 pub use primary::{Assignment, Outcome, Primary, Totals};
 pub use schedule::{
-    Candidate, Candidates, LeastConnections, Policy, RoundRobin, SchedulingPolicy, Sticky, UnknownPolicy,
+    Candidate, Candidates, LeastConnections, Network, NetworkError, Policy, RoundRobin, Route, RouteError,
+    SchedulingPolicy, Sticky, UnknownPolicy, WhenFull,
 };
 pub use settings::{
     CreditSettings, Deadlines, Limits, MAX_WORKERS, Readiness, RestartPolicy, RestartSettings, Settings,

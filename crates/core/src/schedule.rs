@@ -5,6 +5,7 @@
 
 mod least_connections;
 mod round_robin;
+mod route;
 mod sticky;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use crate::id::{Slot, WorkerId};
 pub use least_connections::LeastConnections;
 pub use round_robin::RoundRobin;
+pub use route::{Network, NetworkError, Route, RouteError, WhenFull};
 pub use sticky::Sticky;
 
 /// Picks a worker for a connection.

@@ -31,9 +31,9 @@ use std::time::Duration;
 
 pub use event::{Event, WorkerInfo};
 pub use everycore_core::{
-    Candidate, Candidates, ExitReason, ExitStatus, LeastConnections, Outcome, Phase, Policy, RestartPolicy,
-    RestartSettings, RoundRobin, SchedulingPolicy, Slot, SlotSnapshot, SlotState, Snapshot, Sticky,
-    UnknownPolicy, Urgency, WorkerId, WorkerSnapshot,
+    Candidate, Candidates, ExitReason, ExitStatus, LeastConnections, Network, NetworkError, Outcome, Phase,
+    Policy, RestartPolicy, RestartSettings, RoundRobin, Route, RouteError, SchedulingPolicy, Slot,
+    SlotSnapshot, SlotState, Snapshot, Sticky, UnknownPolicy, Urgency, WhenFull, WorkerId, WorkerSnapshot,
 };
 pub use handle::{Primary, Reply};
 pub use program::{Dialect, Serialization, WorkerCommand, WorkerSpec};

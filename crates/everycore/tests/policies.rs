@@ -198,6 +198,18 @@ fn a_reuseport_slot_that_is_scaled_away_gets_nothing_more() {
 }
 
 #[test]
+fn rules_send_source_networks_to_their_class() {
+    let server = Example::start("route", &["127.0.0.1:0"]);
+    let lines = [(); 3].map(|()| server.line_with("listens on"));
+    let address = lines[0].rsplit(' ').next().unwrap().parse().unwrap();
+    for _ in 0..20 {
+        assert_eq!(slot(&mut connect(address, 2)), 2);
+        assert!(slot(&mut connect(address, 1)) < 2);
+        assert!(slot(&mut connect(address, 3)) < 2);
+    }
+}
+
+#[test]
 fn what_cannot_work_is_refused_and_names_what_can() {
     let refused = |cluster: Cluster| cluster.run().unwrap_err().to_string();
     let shared = refused(Cluster::builder().policy(Policy::Shared).max_connections(1));
