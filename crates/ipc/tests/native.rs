@@ -75,6 +75,19 @@ fn handles_arrive_with_their_message_among_others() {
 }
 
 #[test]
+fn handles_arrive_with_payloads_of_every_size_around_one_piece() {
+    let (mut here, mut there) = pair(Limits::default());
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for size in (32 * 1024 - 40)..(32 * 1024 + 40) {
+        here.queue(Message::raw(vec![7; size]).with_handle(Handle::duplicate(&socket).unwrap())).unwrap();
+        assert_eq!(here.flush().unwrap(), Flush::Done);
+        let message = next(&mut there).unwrap().into_message();
+        assert_eq!((message.bytes().len(), message.handles().len()), (size, 1));
+    }
+    assert_eq!(there.faults(), Default::default());
+}
+
+#[test]
 fn the_most_handles_a_message_may_have_all_arrive_and_one_more_is_refused() {
     let (mut here, mut there) = pair(Limits::default());
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

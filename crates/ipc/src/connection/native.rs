@@ -45,7 +45,7 @@ impl Connection {
             frame.extend_from_slice(&payload);
             self.outbox.push_with_handles(frame, handles);
         } else {
-            let front = payload.len() - WITH_HANDLES;
+            let front = payload.len().saturating_sub(WITH_HANDLES);
             self.outbox.push_slice(&head);
             self.outbox.push_bytes(payload.slice(..front));
             self.outbox.push_with_handles(payload[front..].to_vec(), handles);
