@@ -49,6 +49,15 @@ thread_local! {
 ///     stream.shutdown().await
 /// }
 /// ```
+///
+/// Under hyper it is wrapped like tokio's own:
+///
+/// ```ignore
+/// while let Ok((stream, _)) = listener.accept().await {
+///     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service.clone());
+///     tokio::spawn(connection);
+/// }
+/// ```
 pub struct Stream {
     // Before the lease: closed first, counted as closed then.
     pub(super) socket: Socket,
