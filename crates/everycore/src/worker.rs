@@ -2,7 +2,7 @@
 //!
 //! | File | Duty |
 //! |---|---|
-//! | `listener`, `source` | connections, handed over or accepted on a shared listener |
+//! | `listener`, `incoming`, `source`, `spare` | connections, handed over or accepted on a shared listener |
 //! | `stream`, `socket`, `fin`, `parts`, `blocking` | one connection |
 //! | `udp` | a datagram socket shared with the other workers |
 //! | `load` | the counters the primary reads; when its bell is rung |
@@ -19,6 +19,7 @@ mod drain;
 mod driver;
 mod fin;
 mod inbox;
+mod incoming;
 mod leave;
 mod link;
 mod listener;
@@ -47,7 +48,8 @@ use everycore_sys::counters::WorkerPage;
 use everycore_sys::eventfd::EventFd;
 
 pub use blocking::BlockingStream;
-pub use listener::{Incoming, Listener};
+pub use incoming::Incoming;
+pub use listener::Listener;
 pub use load::Lease;
 pub use messages::Received;
 pub use parts::Parts;

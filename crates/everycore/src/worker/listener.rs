@@ -19,6 +19,7 @@ use super::Core;
 use super::blocking::BlockingStream;
 use super::drain::Why;
 use super::driver::{timespec, watch};
+use super::incoming::Incoming;
 use super::registration::{Grant, Index, Registration};
 use super::source::{Found, Source};
 use super::stream::Stream;
@@ -251,7 +252,7 @@ impl Listener {
 
     /// The connections as a stream that ends when the worker drains.
     pub fn into_stream(self) -> Incoming {
-        Incoming { listener: self }
+        Incoming::new(self)
     }
 
     /// One look at the source, which is watched from the first one on. While draining, without waiting for the reactor:
@@ -333,39 +334,6 @@ impl fmt::Debug for Listener {
             .field("address", &self.address)
             .field("is_ended", &self.is_ended())
             .finish_non_exhaustive()
-    }
-}
-
-/// The connections of a [`Listener`] as a stream; made by [`Listener::into_stream`]. With the feature `stream` it is one of
-/// `futures-core`.
-#[derive(Debug)]
-pub struct Incoming {
-    listener: Listener,
-}
-
-impl Incoming {
-    /// The next connection; `None` when the worker drains and nothing is left.
-    pub async fn next(&mut self) -> Option<io::Result<Stream>> {
-        poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    /// The poll form of [`next`](Self::next).
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Stream>>> {
-        Poll::Ready(match ready!(self.listener.poll_accept(cx)) {
-            Ok((stream, _)) => Some(Ok(stream)),
-            Err(_) if self.listener.is_ended() => None,
-            Err(error) => Some(Err(error)),
-        })
-    }
-}
-
-/// For what takes a stream of connections, such as tonic's `serve_with_incoming`.
-#[cfg(feature = "stream")]
-impl futures_core::Stream for Incoming {
-    type Item = io::Result<Stream>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Incoming::poll_next(self.get_mut(), cx)
     }
 }
 
