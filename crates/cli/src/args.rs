@@ -64,8 +64,7 @@ pub(crate) struct Run {
     #[arg(short, long, short_alias = 'i', value_name = "N|auto")]
     pub(crate) workers: Option<Workers>,
 
-    /// Bind an address before workers start: HOST:PORT, :PORT, unix:PATH or fd://N, perhaps with ?nodelay&backlog=N;
-    /// may be repeated
+    /// Bind before workers start: HOST:PORT, :PORT, unix:PATH, fd://N, also ?backlog=N&nodelay; repeatable
     #[arg(short, long, value_name = "[NAME=]ADDR")]
     pub(crate) bind: Vec<Bind>,
 

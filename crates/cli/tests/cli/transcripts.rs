@@ -85,12 +85,12 @@ fn addresses_that_are_none() {
     refuses(
         &["run", "-b", "nonsense", "--", "true"],
         2,
-        "error: -b: 'nonsense' is no address to listen on: the port is missing; write HOST:PORT, :PORT, [IPV6]:PORT or unix:PATH\n",
+        "error: -b: 'nonsense' is no address to listen on: the port is missing; write HOST:PORT, :PORT, [IPV6]:PORT, unix:PATH, udp://IP:PORT or fd://N\n",
     );
     refuses(
         &["demo", "-b", ":99999"],
         2,
-        "error: -b: ':99999' is no address to listen on: the port is not a number from 0 to 65535; write HOST:PORT, :PORT, [IPV6]:PORT or unix:PATH\n",
+        "error: -b: ':99999' is no address to listen on: the port is not a number from 0 to 65535; write HOST:PORT, :PORT, [IPV6]:PORT, unix:PATH, udp://IP:PORT or fd://N\n",
     );
     refuses(
         &["run", "-b", "a=:0", "-b", "a=:0", "--", "true"],
@@ -127,13 +127,13 @@ fn policies_that_cannot_serve() {
         refuses(
             args,
             2,
-            "error: --policy round-robin cannot serve a program that takes an inherited socket: its workers accept for themselves, as under --policy shared; a program that binds a port of its own will be served by --proxy, in a later version\n",
+            "error: --policy round-robin cannot serve a program that takes an inherited socket: its workers accept for themselves, as under --policy shared or reuseport; a program that binds a port of its own will be served by --proxy, in a later version\n",
         );
     }
     refuses(
         &["run", "--policy", "fair", "--", "true"],
         2,
-        "error: invalid value 'fair' for '--policy <POLICY>': unknown policy \"fair\"; choose round-robin (rr), least or shared (none)\n\nFor more information, try '--help'.\n",
+        "error: invalid value 'fair' for '--policy <POLICY>': unknown policy \"fair\"; choose round-robin (rr), least, sticky, shared (none) or reuseport\n\nFor more information, try '--help'.\n",
     );
 }
 
