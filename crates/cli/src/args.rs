@@ -64,7 +64,7 @@ pub(crate) struct Run {
     #[arg(short, long, short_alias = 'i', value_name = "N|auto")]
     pub(crate) workers: Option<Workers>,
 
-    /// Bind before workers start: HOST:PORT, :PORT, unix:PATH, fd://N, also ?backlog=N&nodelay; repeatable
+    /// Bind first: HOST:PORT, :PORT, unix:PATH, fd://N, perhaps ?backlog=N; repeatable
     #[arg(short, long, value_name = "[NAME=]ADDR")]
     pub(crate) bind: Vec<Bind>,
 
