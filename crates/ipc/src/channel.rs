@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rustix::net::Shutdown;
 use serde::Serialize;
+use tokio::task::coop::consume_budget;
 
 use inner::{Inner, readable_unless};
 
@@ -96,9 +97,13 @@ impl Channel {
     /// # Errors
     /// The message cannot be sent on this channel, or the channel is closed or fails.
     pub async fn send_message(&self, message: impl Into<Outgoing>) -> Result<(), SendError> {
-        let mut outgoing = message.into();
+        consume_budget().await;
         let inner = &self.owner.inner;
         Inner::ensure_flusher(inner)?;
+        let mut outgoing = match inner.try_send(message.into()) {
+            Err(SendError::Full(back)) => *back,
+            result => return result,
+        };
         loop {
             let mut room = pin!(inner.room.notified());
             room.as_mut().enable();
@@ -142,7 +147,12 @@ impl Channel {
     /// # Errors
     /// As [`Channel::recv`].
     pub async fn recv_any(&self) -> Result<Option<Incoming>, ChannelError> {
+        // Before anything is taken: a future that is dropped here loses nothing.
+        consume_budget().await;
         let inner = &self.owner.inner;
+        if let Some(incoming) = inner.lock().connection.receive_buffered()? {
+            return Ok(Some(incoming));
+        }
         let ready = inner.ready()?;
         Inner::ensure_flusher(inner)?;
         loop {

@@ -29,9 +29,9 @@ async fn number(channel: &Channel) -> Option<u32> {
     channel.recv().await.unwrap().map(|message| message.parse().unwrap())
 }
 
-/// Polls a future once.
+/// Polls a future once; whether others should have their turn is not asked.
 async fn once<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
+    let mut future = pin!(tokio::task::unconstrained(future));
     std::future::poll_fn(|context| match future.as_mut().poll(context) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending => Poll::Ready(None),

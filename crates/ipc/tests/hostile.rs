@@ -205,6 +205,24 @@ fn handles_that_no_message_asked_for_are_closed_and_do_not_shift_the_others() {
 }
 
 #[test]
+fn handles_on_the_first_piece_of_their_message_stay_with_it() {
+    let (peer, mut connection) = against(Codec::Json, Limits::default());
+    let line = b"{\"cmd\":\"NODE_HANDLE\",\"type\":\"dgram.Socket\",\"msg\":1}\n";
+    let (front, back) = line.split_at(20);
+    // Each piece but the first begins with the rest of the message before it, as it comes from small socket buffers.
+    let mut handles = Vec::new();
+    say_with(&peer, front, 1);
+    for _ in 0..5 {
+        handles.extend(messages(&mut connection).iter().map(|message| message.handles().len()));
+        say_with(&peer, &[back, front].concat(), 1);
+    }
+    say(&peer, back);
+    handles.extend(messages(&mut connection).iter().map(|message| message.handles().len()));
+    assert_eq!(handles, [1; 6]);
+    assert_eq!(connection.faults(), Default::default());
+}
+
+#[test]
 fn native_messages_get_all_their_handles_or_none() {
     let (peer, mut connection) = against(Codec::Native, Limits::default());
     let frame = |handles: u8| [&[1, 0, 0, 0, 1, 0, handles][..], &[0; 9], b"1"].concat();

@@ -173,13 +173,16 @@ impl Inbox {
         let end = self.position + total as u64;
         self.close_surplus(self.position);
         let batch = self.batches.front_mut().filter(|batch| batch.end <= end)?;
-        batch.fds.pop_front()
+        let fd = batch.fds.pop_front();
+        if batch.fds.is_empty() && !batch.truncated {
+            self.batches.pop_front();
+        }
+        fd
     }
 
     /// Closes descriptors that came with frames which did not ask for any, up to this position in the stream.
     pub(crate) fn close_surplus(&mut self, position: u64) {
-        let is_over = |batch: &Batch| batch.end <= position || (batch.fds.is_empty() && !batch.truncated);
-        while self.batches.front().is_some_and(is_over) {
+        while self.batches.front().is_some_and(|batch| batch.end <= position) {
             let batch = self.batches.pop_front().expect("the front was just seen");
             self.surplus += batch.fds.len() as u64;
         }
@@ -250,8 +253,8 @@ impl Inbox {
         Ok(Fill::Bytes)
     }
 
-    /// An honest peer attaches descriptors once per frame, so no more than one batch can be waiting for a frame that
-    /// is still incomplete. More would let it fill our descriptor table.
+    /// An honest peer attaches descriptors once per frame, and a read brings at most one batch; so besides this one only
+    /// that of the frame which was incomplete before can be waiting. More would let it fill our descriptor table.
     fn keep(&mut self, batch: Batch) {
         if self.batches.len() < 2 {
             self.batches.push_back(batch);
