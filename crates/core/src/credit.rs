@@ -51,8 +51,8 @@ impl Rate {
 /// How many connections a worker may hold that are not through their first turn.
 pub(crate) fn credit(per_second: u64, workers: usize, settings: &CreditSettings) -> u64 {
     let micros = u64::try_from(settings.horizon.as_micros()).unwrap_or(u64::MAX);
-    let arriving = per_second.saturating_mul(micros) / 1_000_000;
-    let share = arriving / (workers.max(1) as u64);
+    // Rounded up: rounded down, one per worker and gathering would hold the rate at what calls for one per worker.
+    let share = per_second.saturating_mul(micros).div_ceil(1_000_000 * workers.max(1) as u64);
     share.min(u64::from(settings.max)).max(u64::from(settings.min)).max(1)
 }
 
@@ -92,12 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn the_credit_is_what_arrives_in_the_horizon_divided_by_the_workers() {
+    fn the_credit_is_what_arrives_in_the_horizon_divided_by_the_workers_rounded_up() {
         let settings = CreditSettings::default();
         assert_eq!(credit(0, 2, &settings), 1);
         assert_eq!(credit(500, 2, &settings), 1);
         assert_eq!(credit(35_000, 2, &settings), 7);
-        assert_eq!(credit(35_000, 8, &settings), 1);
+        assert_eq!(credit(35_000, 8, &settings), 2);
         assert_eq!(credit(1_000_000, 1, &settings), 16);
         assert_eq!(credit(35_000, 0, &settings), 14);
     }
