@@ -14,21 +14,21 @@ use tonic_prost::ProstCodec;
 
 /// What is asked: nothing.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Question {}
+pub(crate) struct Question {}
 
 /// Who answers.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The worker's process.
     #[prost(uint32, tag = "1")]
-    pub pid: u32,
+    pub(crate) pid: u32,
 }
 
 /// The service.
 #[derive(Clone, Copy, Debug)]
-pub struct Service {
+pub(crate) struct Service {
     /// What it answers.
-    pub pid: u32,
+    pub(crate) pid: u32,
 }
 
 impl NamedService for Service {
@@ -66,13 +66,13 @@ impl tower::Service<http::Request<Body>> for Service {
 }
 
 /// The listener's connections, in a form that tonic takes.
-pub fn connections(listener: Listener) -> impl tokio_stream::Stream<Item = io::Result<Connection>> {
+pub(crate) fn connections(listener: Listener) -> impl tokio_stream::Stream<Item = io::Result<Connection>> {
     tokio_stream::StreamExt::map(listener.into_stream(), |stream| stream.map(Connection))
 }
 
 /// A connection of which tonic knows the peer.
 #[derive(Debug)]
-pub struct Connection(Stream);
+pub(crate) struct Connection(Stream);
 
 impl Connected for Connection {
     type ConnectInfo = everycore::BoundAddress;
