@@ -48,14 +48,11 @@ fn main() {
 // --- workers ---
 
 async fn work(worker: Worker) -> everycore::Result<()> {
-    match std::env::args().nth(1).unwrap_or_default().as_str() {
-        "one" => {
-            let mut listener = worker.listener("a").await?;
-            let (stream, _) = listener.accept().await.map_err(|error| Error::Message(error.to_string()))?;
-            drop(listener);
-            drop(stream);
-        }
-        _ => {}
+    if std::env::args().nth(1).as_deref() == Some("one") {
+        let mut listener = worker.listener("a").await?;
+        let (stream, _) = listener.accept().await.map_err(|error| Error::Message(error.to_string()))?;
+        drop(listener);
+        drop(stream);
     }
     worker.draining().await;
     Ok(())
