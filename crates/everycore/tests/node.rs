@@ -1,4 +1,4 @@
-//! Real Node workers under an Everycore primary. `EVERYCORE_NODE` chooses the Node, Bun or Deno that is tried.
+//! Real Node workers under an Everycore primary; `everycore_peers` says which Node, Bun or Deno.
 
 #![allow(
     clippy::unwrap_used,

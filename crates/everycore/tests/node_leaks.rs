@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use everycore::{Policy, RestartSettings};
-use support::{Nodes, Seen, connect, need_node, until};
+use support::{Nodes, Seen, Starts, connect, need_node, until};
 
 const KILL: i32 = 9;
 const STOP: i32 = 19;

@@ -1,5 +1,5 @@
 //! A real Node process as our child: what its channel promises, as seen from the parent. Skipped aloud where there is
-//! no Node; `EVERYCORE_TEST_NODE` names another than the one on the path.
+//! no Node; `everycore_peers` says which one it is.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,22 +28,13 @@ struct Node {
 
 impl Node {
     fn start(codec: Codec, limits: Limits) -> Option<Self> {
-        Self::run(fork(script()).exec_path(node()), codec, limits)
+        let node = everycore_peers::node()?;
+        Some(Self::run(fork(script()).exec_path(&node.program).exec_args(&node.args), codec, limits))
     }
 
-    fn run(command: Fork, codec: Codec, limits: Limits) -> Option<Self> {
-        let version =
-            fork(node()).arg("--version").without_channel().stdout(everycore_ipc::Stdio::Null).spawn_parts();
-        if version.is_err() {
-            assert!(std::env::var_os("EVERYCORE_REQUIRE_PEERS").is_none(), "{} is not installed", node());
-            eprintln!(
-                "SKIPPED: there is no `{}` on this machine, so nothing was checked against Node",
-                node()
-            );
-            return None;
-        }
+    fn run(command: Fork, codec: Codec, limits: Limits) -> Self {
         let parts = command.codec(codec).limits(limits).spawn_parts().unwrap();
-        Some(Self { channel: Channel::new(parts.connection.unwrap()), process: parts.pidfd })
+        Self { channel: Channel::new(parts.connection.unwrap()), process: parts.pidfd }
     }
 
     fn say(&self, value: Value) {
@@ -75,10 +66,6 @@ impl Drop for Node {
         let _ = self.process.signal(9);
         let _ = self.process.wait();
     }
-}
-
-fn node() -> String {
-    std::env::var("EVERYCORE_TEST_NODE").unwrap_or_else(|_| "node".into())
 }
 
 fn script() -> String {
@@ -309,11 +296,11 @@ fn both_sides_may_send_handles_at_once() {
 #[test]
 fn a_node_process_out_of_descriptors_refuses_and_lives() {
     for codec in CODECS {
-        let limited = format!("ulimit -n 40; exec {} {} ready", node(), script());
+        let Some(runtime) = everycore_peers::node() else { return };
+        let node = [runtime.program.to_str().unwrap(), &runtime.args.join(" ")].join(" ");
+        let limited = format!("ulimit -n 40; exec {node} {} ready", script());
         let command = fork("/bin/sh").args(["-c", &limited]);
-        let Some(node) = Node::run(command, codec, Limits { unanswered: 16, ..Limits::default() }) else {
-            return;
-        };
+        let node = Node::run(command, codec, Limits { unanswered: 16, ..Limits::default() });
         assert_eq!(node.hear(), "ready");
         let connections = Connections::new();
         let mut clients = Vec::new();

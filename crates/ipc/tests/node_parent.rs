@@ -32,10 +32,7 @@ fn main() {
 }
 
 fn parents() {
-    let version = fork(node()).arg("--version").without_channel().stdout(Stdio::Null).spawn_parts();
-    if version.is_err() {
-        assert!(std::env::var_os("EVERYCORE_REQUIRE_PEERS").is_none(), "{} is not installed", node());
-        eprintln!("SKIPPED: there is no `{}` on this machine, so nothing was checked below Node", node());
+    if everycore_peers::node().is_none() {
         return;
     }
     support::run(&[
@@ -61,16 +58,19 @@ fn single(value: Value) -> Value {
     }
 }
 
-fn node() -> String {
-    std::env::var("EVERYCORE_TEST_NODE").unwrap_or_else(|_| "node".into())
-}
-
 /// Has Node play a scene with this program as its child, and compares what it prints.
 fn play(scene: &str, expected: &[Value]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/channel_parent.js");
+    let node = everycore_peers::node().expect("looked for before");
     for mode in ["json", "advanced"] {
         let exe = std::env::current_exe().unwrap();
-        let command = fork(&script).exec_path(node()).arg(exe).arg(scene).arg(mode).without_channel();
+        let command = fork(&script)
+            .exec_path(&node.program)
+            .exec_args(&node.args)
+            .arg(exe)
+            .arg(scene)
+            .arg(mode)
+            .without_channel();
         let mut parent = command.stdout(Stdio::Pipe).spawn_parts().unwrap();
         let mut printed = String::new();
         parent.stdout.take().unwrap().read_to_string(&mut printed).unwrap();

@@ -1,7 +1,7 @@
 //! The codec against the real thing: a Node process at the other end of a channel with `serialization: 'advanced'`.
 //!
 //! Both sides describe every value they see in the same words, so that a value that arrives as another one shows.
-//! `EVERYCORE_TEST_NODE` names another Node than the one on the path, `PROPTEST_CASES` asks for more values at random.
+//! `everycore_peers` says which Node it is, `PROPTEST_CASES` asks for more values at random.
 //! Node 20 or later: older ones know neither resizable buffers nor the flag `v`.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
@@ -9,11 +9,11 @@
 mod v8_support;
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind::NotFound, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -37,27 +37,19 @@ const DEADLINE: Duration = Duration::from_secs(30);
 impl Peer {
     /// None, with a word about it, where there is no Node.
     fn start() -> Option<Self> {
-        let node = std::env::var("EVERYCORE_TEST_NODE").unwrap_or_else(|_| "node".into());
+        let node = everycore_peers::node()?;
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(DEADLINE)).unwrap();
         ours.set_write_timeout(Some(DEADLINE)).unwrap();
-        let process = Command::new(&node)
+        let process = node
+            .command()
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v8_peer.js"))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .env("NODE_CHANNEL_FD", "0")
             .env("NODE_CHANNEL_SERIALIZATION_MODE", "advanced")
-            .spawn();
-        match process {
-            Ok(process) => Some(Self { channel: ours, received: Vec::new(), process }),
-            Err(error) if error.kind() == NotFound => {
-                assert!(std::env::var_os("EVERYCORE_REQUIRE_PEERS").is_none(), "{node} is not installed");
-                eprintln!(
-                    "SKIPPED: there is no `{node}` on this machine, so nothing was checked against Node"
-                );
-                None
-            }
-            Err(error) => panic!("cannot start {node}: {error}"),
-        }
+            .spawn()
+            .unwrap();
+        Some(Self { channel: ours, received: Vec::new(), process })
     }
 
     fn send(&mut self, document: &Document) {

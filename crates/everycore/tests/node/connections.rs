@@ -5,9 +5,10 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use everycore::{ExitStatus, Policy};
+use everycore_peers::Kind;
 use serde_json::json;
 
-use crate::support::{Kind, Nodes, Runtime, Seen, ask, connect, need_node, read_all, read_line};
+use crate::support::{Nodes, Runtime, Seen, Starts, ask, connect, need_node, read_all, read_line};
 
 const KILL: i32 = 9;
 const STOP: i32 = 19;

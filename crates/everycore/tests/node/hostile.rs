@@ -1,8 +1,9 @@
 //! A Node worker that does not keep to the rules costs nobody but itself.
 
 use everycore::{Dialect, Event, Policy, Serialization};
+use everycore_peers::Kind;
 
-use crate::support::{Kind, Nodes, Runtime, Seen, ask, need_node};
+use crate::support::{Nodes, Runtime, Seen, Starts, ask, need_node};
 
 /// Two workers that serve; the first of them then does something.
 fn with(node: &Runtime, policy: Policy, what: &str) -> Option<(Nodes, std::net::SocketAddr)> {

@@ -4,9 +4,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 
 use everycore::{BoundAddress, Policy};
+use everycore_peers::Kind;
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Kind, PATIENCE, Seen, ask, need_node, read_all};
+use crate::support::{Directory, PATIENCE, Seen, Starts, ask, need_node, read_all};
 
 /// A server that says who it is and where it was reached.
 const SERVER: &str = "net.createServer((s) => s.end(`${cluster.worker.id} ${s.localAddress}`))";

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use everycore::{Dialect, Event, Handle, Message, Policy, Serialization};
 use serde_json::{Value, json};
 
-use crate::support::{Nodes, PATIENCE, Runtime, Seen, ask, connect, need_node, read_all, read_line};
+use crate::support::{Nodes, PATIENCE, Runtime, Seen, Starts, ask, connect, need_node, read_all, read_line};
 
 const BOTH: [Serialization; 2] = [Serialization::Json, Serialization::Advanced];
 

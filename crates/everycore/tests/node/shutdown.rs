@@ -7,7 +7,7 @@ use std::time::Duration;
 use everycore::{Event, ExitReason, ExitStatus, Outcome, Urgency};
 use serde_json::json;
 
-use crate::support::{Nodes, PATIENCE, Seen, connect, need_node, read_all, read_line, runtime, until};
+use crate::support::{Nodes, PATIENCE, Seen, Starts, connect, need_node, read_all, read_line, until};
 
 const KILL: i32 = 9;
 const TERM: i32 = 15;
@@ -46,7 +46,7 @@ const WHOLE_LIFE: [&str; 6] = ["fork", "online", "message", "listening", "discon
 
 /// Starts one worker, has something done to it once it serves, and tells of its end.
 fn end_of(act: impl FnOnce(&Nodes)) -> Option<(ExitStatus, bool)> {
-    let node = runtime()?;
+    let node = everycore_peers::node()?;
     let nodes = node.start(SERVER);
     // Asked for in order, so that the events can be looked at afterwards.
     let mut names = Vec::new();
@@ -253,7 +253,7 @@ fn a_primary_process() {
     if std::env::var_os("EVERYCORE_TEST_PRIMARY").is_none() {
         return;
     }
-    let Some(node) = runtime() else { return };
+    let Some(node) = everycore_peers::node() else { return };
     let nodes = node.start(SERVER);
     let pid = nodes.find(|seen| match seen {
         Seen::Fork(worker) => worker.pid,

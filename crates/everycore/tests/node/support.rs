@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use everycore::{
     BoundAddress, Cluster, Dialect, Event, ExitReason, ExitStatus, Handle, Message, Outcome, Policy, Primary,
     RestartPolicy, RestartSettings, Running, Serialization, WorkerInfo,
 };
+pub(crate) use everycore_peers::Runtime;
 use serde_json::Value;
 
 /// How long anything may take that should take no time at all.
@@ -19,66 +19,30 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Returns from a test where there is no Node, saying so; fails it when peers are required.
 macro_rules! need_node {
     () => {
-        match $crate::support::runtime() {
-            Some(runtime) => runtime,
+        match everycore_peers::node() {
+            Some(node) => node,
             None => return,
         }
     };
 }
 pub(crate) use need_node;
 
-/// A program of the Node family.
-#[derive(Clone, Debug)]
-pub(crate) struct Runtime {
-    pub(crate) program: PathBuf,
-    /// What stands before the script.
-    pub(crate) args: Vec<String>,
-    pub(crate) kind: Kind,
-    pub(crate) major: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Node,
-    Bun,
-    Deno,
-}
-
-/// The one that `EVERYCORE_NODE` names, or `node`.
-pub(crate) fn runtime() -> Option<&'static Runtime> {
-    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
-    let runtime = RUNTIME.get_or_init(|| {
-        let program = std::env::var_os("EVERYCORE_NODE").unwrap_or_else(|| "node".into());
-        let output = std::process::Command::new(&program).arg("--version").output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let kind = match Path::new(&program).file_name()?.to_str()? {
-            name if name.starts_with("deno") => Kind::Deno,
-            name if name.starts_with("bun") => Kind::Bun,
-            _ => Kind::Node,
-        };
-        let digits = text.trim_start_matches(|c: char| !c.is_ascii_digit());
-        let major = digits.split('.').next()?.parse().ok()?;
-        let args = if kind == Kind::Deno { vec!["run".into(), "--allow-all".into()] } else { Vec::new() };
-        Some(Runtime { program: program.into(), args, kind, major })
-    });
-    if runtime.is_none() {
-        assert_ne!(
-            std::env::var("EVERYCORE_REQUIRE_PEERS").as_deref(),
-            Ok("1"),
-            "no node here, and peers are required"
-        );
-        println!("skipped: no node here");
-    }
-    runtime.as_ref()
-}
-
 pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/node").join(name)
 }
 
-impl Runtime {
+/// What each test starts from.
+pub(crate) trait Starts {
     /// One worker that runs this program under `rr`, is not replaced, and leaves the process's signals alone.
-    pub(crate) fn cluster(&self, program: &str) -> Cluster {
+    fn cluster(&self, program: &str) -> Cluster;
+
+    fn start(&self, program: &str) -> Nodes {
+        Nodes::start(self.cluster(program))
+    }
+}
+
+impl Starts for Runtime {
+    fn cluster(&self, program: &str) -> Cluster {
         let mut args: Vec<_> = self.args.iter().map(Into::into).collect();
         args.extend([fixture("run.js").into_os_string(), program.into()]);
         Cluster::builder()
@@ -89,10 +53,6 @@ impl Runtime {
             .policy(Policy::RoundRobin)
             .restart(RestartSettings { policy: RestartPolicy::Never, ..RestartSettings::default() })
             .signals(false)
-    }
-
-    pub(crate) fn start(&self, program: &str) -> Nodes {
-        Nodes::start(self.cluster(program))
     }
 }
 
