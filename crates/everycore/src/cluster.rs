@@ -19,6 +19,7 @@ mod probe;
 mod program;
 mod readiness;
 mod requests;
+mod secrets;
 mod socket;
 mod sources;
 mod waiting;
@@ -93,10 +94,14 @@ pub struct Cluster {
     pub(crate) hung: Option<Duration>,
     pub(crate) binds: Vec<(String, Address, ListenOptions)>,
     pub(crate) signals: bool,
+    pub(crate) secret_rotation: Duration,
     pub(crate) program: Program,
     pub(crate) dialect: Dialect,
     pub(crate) observer: Option<Observer>,
 }
+
+/// As long as rustls keeps a key for session tickets.
+const SECRET_ROTATION: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// The callback that hears every event, on the primary's thread.
 pub(crate) type Observer = Box<dyn FnMut(&Primary, Event) + Send>;
@@ -124,6 +129,7 @@ impl Default for Cluster {
             hung: None,
             binds: Vec::new(),
             signals: true,
+            secret_rotation: SECRET_ROTATION,
             program: Program::default(),
             dialect: Dialect::default(),
             observer: None,
@@ -353,6 +359,14 @@ impl Cluster {
     #[must_use]
     pub fn hung_timeout(mut self, limit: Duration) -> Self {
         self.hung = Some(limit);
+        self
+    }
+
+    /// How long each of the [secrets](crate::Secrets) that workers share is current; 6 hours unless set, at least a
+    /// second, at most 7 days. No secret is made before a worker asks.
+    #[must_use]
+    pub fn secret_rotation(mut self, period: Duration) -> Self {
+        self.secret_rotation = period;
         self
     }
 

@@ -8,6 +8,9 @@ mod error;
 mod options;
 mod protocol;
 mod role;
+mod secret;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod worker;
 
 pub use address::{Address, AddressError, BoundAddress, IntoAddress};
@@ -22,6 +25,7 @@ pub use error::{Error, Result};
 pub use everycore_ipc::{Handle, HandleKind, Message};
 pub use options::{ListenOptions, ListenOptionsError};
 pub use role::{Role, role};
+pub use secret::Secret;
 pub use worker::{
-    BlockingStream, Incoming, Lease, Listener, Parts, Received, Stream, Trouble, UdpSocket, Worker,
+    BlockingStream, Incoming, Lease, Listener, Parts, Received, Secrets, Stream, Trouble, UdpSocket, Worker,
 };

@@ -8,10 +8,12 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::address::{Address, BoundAddress};
+use crate::secret::{Secret, SecretSet};
 
 /// Spoken in `Welcome` and `Hello`; both ends refuse a version they do not know.
 pub(crate) const VERSION: u64 = 1;
@@ -34,6 +36,8 @@ pub(crate) enum ToWorker {
     Disconnect { stopping: bool },
     /// `Leaving` has been noted.
     LeaveNoted,
+    /// The shared secrets: the answer to `Secrets`, and again after each rotation.
+    Secrets(SecretSet),
 }
 
 /// Who the worker is.
@@ -69,6 +73,8 @@ pub(crate) enum FromWorker {
     Closed { key: u32 },
     /// Ready by the program's own word.
     Ready,
+    /// Asks for the shared secrets, now and after each rotation.
+    Secrets,
     /// Leaves by its own wish; waits for `LeaveNoted`.
     Leaving,
 }
@@ -119,6 +125,7 @@ impl ToWorker {
             }),
             Self::Disconnect { stopping } => json!({"act": "disconnect", "stopping": stopping}),
             Self::LeaveNoted => json!({"act": "leave-noted"}),
+            Self::Secrets(set) => encode_secrets(set),
         }
         .to_string()
         .into_bytes()
@@ -161,6 +168,7 @@ impl ToWorker {
                 Ok(Self::Disconnect { stopping })
             }
             "leave-noted" => Ok(Self::LeaveNoted),
+            "secrets" => decode_secrets(&message).map(Self::Secrets),
             other => Err(ProtocolError(format!("unknown act '{other}'"))),
         }
     }
@@ -180,6 +188,7 @@ impl FromWorker {
             Self::Listening { key } => json!({"act": "listening", "key": key}),
             Self::Closed { key } => json!({"act": "closed", "key": key}),
             Self::Ready => json!({"act": "ready"}),
+            Self::Secrets => json!({"act": "secrets"}),
             Self::Leaving => json!({"act": "leaving"}),
         }
         .to_string()
@@ -214,10 +223,37 @@ impl FromWorker {
             "listening" => Ok(Self::Listening { key: message.small("key")? }),
             "closed" => Ok(Self::Closed { key: message.small("key")? }),
             "ready" => Ok(Self::Ready),
+            "secrets" => Ok(Self::Secrets),
             "leaving" => Ok(Self::Leaving),
             other => Err(ProtocolError(format!("unknown act '{other}'"))),
         }
     }
+}
+
+/// The numbers follow each other, so one is enough.
+fn encode_secrets(set: &SecretSet) -> Value {
+    json!({
+        "act": "secrets", "id": set.current.id(), "period_ms": set.period.as_millis() as u64,
+        "current": set.current.to_hex(), "next": set.next.to_hex(),
+        "previous": set.previous.as_ref().map(Secret::to_hex),
+    })
+}
+
+fn decode_secrets(message: &Fields) -> Result<SecretSet, ProtocolError> {
+    let id = message.small("id")?;
+    // Whatever was there in its place is not repeated: it may be half a secret.
+    let secret = |field, id| {
+        Secret::from_hex(id, message.text(field)?).ok_or_else(|| missing(field, "32 bytes in hexadecimal"))
+    };
+    Ok(SecretSet {
+        current: secret("current", id)?,
+        next: secret("next", id.wrapping_add(1))?,
+        previous: match message.value("previous") {
+            Some(_) => Some(secret("previous", id.wrapping_sub(1))?),
+            None => None,
+        },
+        period: Duration::from_millis(message.number("period_ms")?),
+    })
 }
 
 impl Mode {
@@ -375,6 +411,23 @@ pub(crate) mod record {
 mod tests {
     use super::*;
 
+    fn secrets() -> SecretSet {
+        SecretSet {
+            current: Secret::new(u32::MAX, [1; Secret::LEN]),
+            next: Secret::new(0, [2; Secret::LEN]),
+            previous: None,
+            period: Duration::from_secs(3600),
+        }
+    }
+
+    #[test]
+    fn a_secret_that_is_none_is_not_repeated() {
+        let torn =
+            String::from_utf8(ToWorker::Secrets(secrets()).encode()).unwrap().replace("0202\"", "02\"");
+        let error = ToWorker::decode(torn.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("'next'") && !error.contains("0202"), "{error}");
+    }
+
     #[test]
     fn every_message_survives_the_channel() {
         let to_worker = [
@@ -399,6 +452,8 @@ mod tests {
             ToWorker::Disconnect { stopping: true },
             ToWorker::Disconnect { stopping: false },
             ToWorker::LeaveNoted,
+            ToWorker::Secrets(secrets()),
+            ToWorker::Secrets(secrets().rotated([3; Secret::LEN])),
         ];
         for message in to_worker {
             assert_eq!(ToWorker::decode(&message.encode()), Ok(message));
@@ -417,6 +472,7 @@ mod tests {
             FromWorker::Listening { key: 1 },
             FromWorker::Closed { key: 1 },
             FromWorker::Ready,
+            FromWorker::Secrets,
             FromWorker::Leaving,
         ];
         for message in from_worker {

@@ -7,6 +7,7 @@
 //! | `udp` | a datagram socket shared with the other workers |
 //! | `load` | the counters the primary reads; when its bell is rung |
 //! | `link`, `driver`, `inbox` | the control channel: sorted, driven, bounded |
+//! | `secrets` | what all workers share and nobody else knows |
 //! | `messages` | what the program says and hears |
 //! | `drain`, `leave`, `runtime` | the way out; the program's life from start to end |
 //!
@@ -28,6 +29,7 @@ mod messages;
 mod parts;
 mod registration;
 mod runtime;
+mod secrets;
 mod socket;
 mod source;
 mod spare;
@@ -53,6 +55,7 @@ pub use listener::Listener;
 pub use load::Lease;
 pub use messages::Received;
 pub use parts::Parts;
+pub use secrets::Secrets;
 pub use stream::Stream;
 pub use trouble::Trouble;
 pub use udp::UdpSocket;

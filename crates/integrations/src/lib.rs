@@ -8,15 +8,20 @@ use everycore::{Cluster, Event};
 ///
 /// # Errors
 /// The first argument is no address.
-#[allow(clippy::print_stdout, reason = "examples talk to people")]
 pub fn cluster(name: &str) -> everycore::Result<Cluster> {
     let mut args = std::env::args().skip(1);
     let address = args.next().unwrap_or_else(|| "127.0.0.1:8000".into());
     let workers = args.next().and_then(|text| text.parse().ok()).unwrap_or_else(everycore::auto);
-    Ok(Cluster::builder().workers(workers).bind(name, address)?.on_event(|_, event| match event {
+    Ok(Cluster::builder().workers(workers).bind(name, address)?.on_event(|_, event| announce(&event)))
+}
+
+/// Prints an event that people care for.
+#[allow(clippy::print_stdout, reason = "examples talk to people")]
+pub fn announce(event: &Event) {
+    match event {
         Event::Listening { worker, address } => println!("{worker} listens on {address}"),
         Event::Exit { worker, status, reason, .. } => println!("{worker} {status} ({reason})"),
         Event::ReloadDone { generation } => println!("generation {generation} serves"),
         _ => {}
-    }))
+    }
 }

@@ -16,6 +16,7 @@
 //! | [`peer_cred`] | who is at the other end of a Unix socket |
 //! | [`limits`] | how many descriptors this process may open |
 //! | [`cpu`] | how many processors this process may use |
+//! | [`random`] | bytes for keys |
 //! | [`port_owner`] | which program holds a port that is taken |
 
 #[cfg(not(target_os = "linux"))]
@@ -30,6 +31,7 @@ pub mod limits;
 pub mod peer_cred;
 pub mod pidfd;
 pub mod port_owner;
+pub mod random;
 pub mod scm_rights;
 pub mod signals;
 pub mod socket_pair;

@@ -124,6 +124,7 @@ impl Driver {
                 self.listening(worker, listener);
             }
             FromWorker::Closed { key } => self.closed_listener(worker, ListenerKey::new(key)),
+            FromWorker::Secrets => self.share_secrets(worker),
             FromWorker::Ready => self.order(CoreEvent::Ready { worker }),
             FromWorker::Leaving => {
                 self.order(CoreEvent::Leaving { worker });

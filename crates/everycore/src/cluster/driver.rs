@@ -13,6 +13,7 @@ use super::member::{Side, Wish};
 use super::notify::NotifySocket;
 use super::program::{Dialect, Program};
 use super::readiness::Readying;
+use super::secrets::{self, Rotation};
 use super::socket::Options;
 use super::sources::{Listen, Sources, Wake};
 use super::{Cluster, Observer, Outcome, Readiness, at_least_one, auto, orders};
@@ -43,6 +44,9 @@ pub(crate) struct Driver {
     pub(super) readiness: Readiness,
     pub(super) readying: Readying,
     pub(super) notify: Option<NotifySocket>,
+    /// Once a worker has asked for them.
+    pub(super) secrets: Option<Rotation>,
+    pub(super) secret_rotation: Duration,
     pub(super) signals: Option<SignalPipe>,
     pub(super) stop: orders::StopKeys,
     /// Workers whose channel has more decoded messages than one turn takes.
@@ -68,6 +72,7 @@ impl Driver {
         let policy = cluster.policy.unwrap_or_else(|| policy_from_environment(cluster.dialect));
         let hands_off = cluster.scheduling.is_some() || policy.hands_off();
         fits(&cluster.limits, policy, hands_off, cluster.dialect)?;
+        secrets::check_period(cluster.secret_rotation)?;
         let settings = Settings {
             workers: u32::try_from(workers.get()).unwrap_or(u32::MAX),
             policy,
@@ -132,6 +137,8 @@ impl Driver {
             readiness: cluster.readiness,
             readying: Readying::default(),
             notify,
+            secrets: None,
+            secret_rotation: cluster.secret_rotation,
             signals: None,
             stop: orders::StopKeys::new(cluster.signals),
             unfinished: Vec::new(),
@@ -246,6 +253,7 @@ impl Driver {
         for key in self.listeners.retries(instant) {
             self.drain(key);
         }
+        self.rotate_secrets_when_due(instant);
         self.look_for_readiness(instant);
     }
 
@@ -328,6 +336,7 @@ impl Driver {
             .flatten()
             .chain(self.listeners.next_retry())
             .chain(self.readying.next_look())
+            .chain(self.next_rotation())
             .min()
             .map(|instant| instant.saturating_duration_since(Instant::now()));
         let throttled =

@@ -36,6 +36,7 @@ pub(crate) enum Order {
     Kill { worker: u32, signal: i32 },
     Reload,
     Scale { workers: u32 },
+    RotateSecrets,
     Stop { urgency: Urgency },
     Snapshot { reply: oneshot::Sender<Snapshot> },
 }
@@ -255,6 +256,16 @@ impl Primary {
     /// [`Error::PrimaryGone`].
     pub fn scale(&self, workers: u32) -> Result<()> {
         self.shared.give(Order::Scale { workers })
+    }
+
+    /// Replaces the [secrets](crate::Secrets) that workers share ahead of schedule: the next becomes current. What was
+    /// made with the one that was current until now is good for one more rotation; after three nothing is left of what
+    /// workers know at present.
+    ///
+    /// # Errors
+    /// [`Error::PrimaryGone`].
+    pub fn rotate_secrets(&self) -> Result<()> {
+        self.shared.give(Order::RotateSecrets)
     }
 
     /// Stops the cluster.

@@ -33,6 +33,8 @@ pub(crate) struct Member {
     /// It has said hello: it is there, and its channel's end means its own.
     pub(crate) joined: bool,
     pub(crate) requests: Requests,
+    /// It has asked for the shared secrets, and which was current when it was last told.
+    pub(crate) secrets: Option<Option<u32>>,
     pub(crate) side: Side,
 }
 
@@ -64,7 +66,15 @@ pub(crate) struct Link {
 
 impl Member {
     pub(crate) fn new(info: WorkerInfo, link: Link, side: Side) -> Self {
-        Self { info, process: None, link: Some(link), joined: false, requests: Requests::default(), side }
+        Self {
+            info,
+            process: None,
+            link: Some(link),
+            joined: false,
+            requests: Requests::default(),
+            secrets: None,
+            side,
+        }
     }
 
     /// Whether it is, or was, handed connections of any listener.

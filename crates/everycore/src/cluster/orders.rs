@@ -142,6 +142,7 @@ impl Driver {
             }
             Order::Reload => self.order(CoreEvent::Reload),
             Order::Scale { workers } => self.order(CoreEvent::Scale { workers }),
+            Order::RotateSecrets => self.rotate_secrets(),
             Order::Stop { urgency } => self.order(CoreEvent::Stop { urgency }),
             Order::Snapshot { reply } => {
                 let _ = reply.send(self.core.snapshot());

@@ -21,6 +21,7 @@ use super::driver::Driver;
 use super::inbox::{Inbox, Item, Room};
 use super::load::Load;
 use super::registration::Grant;
+use super::secrets::Secrets;
 use super::trouble::Troubles;
 use crate::error::{Error, Result};
 use crate::protocol::{FromWorker, ListenFailure, Wanted};
@@ -59,6 +60,9 @@ pub(crate) struct State {
     answers: HashMap<u64, oneshot::Sender<Result<Message>>>,
     listens: HashMap<u64, oneshot::Sender<ListenAnswer>>,
     leave_noted: Vec<oneshot::Sender<()>>,
+    /// Once they were asked for and told.
+    secrets: Option<Secrets>,
+    want_secrets: Vec<oneshot::Sender<Secrets>>,
     next: u64,
     /// The turn of the loop in which a message was last written at once: later ones of that turn go together.
     wrote_in: Option<u64>,
@@ -102,6 +106,8 @@ impl Link {
                 answers: HashMap::new(),
                 listens: HashMap::new(),
                 leave_noted: Vec::new(),
+                secrets: None,
+                want_secrets: Vec::new(),
                 next: 0,
                 wrote_in: None,
                 throttled: false,
@@ -188,6 +194,25 @@ impl Link {
         state.listens.insert(request, sender);
         state.held_back.push_back(FromWorker::Listen { request, what });
         self.flush_or_nudge(&mut state);
+        Ok(receiver)
+    }
+
+    /// Asks the primary for the shared secrets, unless they are known already.
+    pub(crate) fn ask_secrets(&self) -> Result<oneshot::Receiver<Secrets>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.lock();
+        if state.over {
+            return Err(Error::PrimaryGone);
+        }
+        if let Some(secrets) = &state.secrets {
+            let _ = sender.send(secrets.clone());
+        } else {
+            state.want_secrets.push(sender);
+            if state.want_secrets.len() == 1 {
+                state.held_back.push_back(FromWorker::Secrets);
+                self.flush_or_nudge(&mut state);
+            }
+        }
         Ok(receiver)
     }
 
@@ -313,6 +338,7 @@ impl Link {
         }
         state.listens.clear();
         state.leave_noted.clear();
+        state.want_secrets.clear();
         state.held_back.clear();
         self.leave(Why::PrimaryGone);
         self.room.notify_waiters();

@@ -12,6 +12,7 @@ use crate::protocol::{ListenFailure, ToWorker};
 use crate::worker::drain::Why;
 use crate::worker::inbox::{Item, Room};
 use crate::worker::registration::{Grant, Registration};
+use crate::worker::secrets::Secrets;
 use crate::worker::trouble::Trouble;
 
 /// Messages read in one go; then others get their turn.
@@ -115,6 +116,15 @@ impl Link {
             ToWorker::Refused { request, failure } => {
                 give(state.listens.remove(&request), Err(failure));
             }
+            ToWorker::Secrets(set) => match &state.secrets {
+                Some(secrets) => secrets.replace(set),
+                None => {
+                    let secrets = state.secrets.insert(Secrets::new(set)).clone();
+                    for asker in state.want_secrets.drain(..) {
+                        let _ = asker.send(secrets.clone());
+                    }
+                }
+            },
             // There is one, and it was the first frame.
             ToWorker::Welcome(_) => {}
         }
