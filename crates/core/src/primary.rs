@@ -260,12 +260,7 @@ impl Primary {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             workers: self.workers.iter().map(WorkerSnapshot::of).collect(),
-            slots: self
-                .seats
-                .iter()
-                .zip(0..)
-                .map(|(seat, slot)| self.slot_snapshot(Slot::new(slot), seat))
-                .collect(),
+            slots: self.slots_snapshot(),
             generation: self.generation,
             reloading: self.reload.map(|reload| reload.generation),
             stopping: self.stopping.is_some(),
@@ -274,10 +269,23 @@ impl Primary {
         }
     }
 
-    fn slot_snapshot(&self, slot: Slot, seat: &Seat) -> SlotSnapshot {
-        let holder = self.workers.iter().find(|worker| worker.slot == slot && worker.holds_slot());
-        let state = SlotState::of(seat.vacancy, holder.map(|worker| worker.id));
-        SlotSnapshot { slot, state, failures: seat.history.failures() }
+    fn slots_snapshot(&self) -> Vec<SlotSnapshot> {
+        let mut slots: Vec<SlotSnapshot> = (0..)
+            .map(Slot::new)
+            .zip(&self.seats)
+            .map(|(slot, seat)| SlotSnapshot {
+                slot,
+                state: SlotState::of(seat.vacancy),
+                failures: seat.history.failures(),
+            })
+            .collect();
+        // Backwards, so that of two the older one shows.
+        for worker in self.workers.iter().rev().filter(|worker| worker.holds_slot()) {
+            if let Some(slot) = slots.get_mut(worker.slot.get() as usize) {
+                slot.state = SlotState::Filled(worker.id);
+            }
+        }
+        slots
     }
 
     fn place(&self, worker: WorkerId) -> Option<usize> {

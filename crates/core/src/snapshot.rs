@@ -152,13 +152,13 @@ impl WorkerSnapshot {
 }
 
 impl SlotState {
-    pub(crate) fn of(vacancy: Vacancy, holder: Option<WorkerId>) -> Self {
-        match (holder, vacancy) {
-            (Some(worker), _) => SlotState::Filled(worker),
-            (None, Vacancy::Open) => SlotState::Open,
-            (None, Vacancy::Until(until)) => SlotState::Waiting(until),
-            (None, Vacancy::Done) => SlotState::Done,
-            (None, Vacancy::Errored) => SlotState::Errored,
+    /// Of a slot that nobody fills.
+    pub(crate) fn of(vacancy: Vacancy) -> Self {
+        match vacancy {
+            Vacancy::Open => SlotState::Open,
+            Vacancy::Until(until) => SlotState::Waiting(until),
+            Vacancy::Done => SlotState::Done,
+            Vacancy::Errored => SlotState::Errored,
         }
     }
 }

@@ -109,7 +109,7 @@ fn first_frame(connection: &mut Connection) -> Result<Message> {
             Ok(Received::Message(Incoming::Internal(message))) => return Ok(message),
             Ok(Received::Message(_)) => return Err(Error::Protocol("a message before the welcome".into())),
             Ok(Received::Closed) => return Err(Error::PrimaryGone),
-            Ok(Received::Blocked) => {}
+            Ok(Received::Blocked | Received::More) => {}
             Err(error) => return Err(Error::Channel { doing, source: io::Error::other(error) }),
         }
         let left = deadline.saturating_duration_since(Instant::now());

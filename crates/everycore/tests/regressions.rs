@@ -21,11 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A name, and what is to hold.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 5] = [
     ("a_worker_that_gives_up_its_last_listener_does_not_keep_the_primary_busy", gives_up_its_listener),
     ("a_request_without_end_is_one", request_without_end),
     ("an_observer_that_panics_ends_the_wait_of_others", observer_panics),
     ("a_grandchild_that_talks_does_not_keep_the_primary_from_its_work", talking_grandchild),
+    ("workers_that_talk_without_end_do_not_keep_clients_waiting", talking_workers),
 ];
 
 fn main() {
@@ -53,6 +54,18 @@ async fn work(worker: Worker) -> everycore::Result<()> {
         let (stream, _) = listener.accept().await.map_err(|error| Error::Message(error.to_string()))?;
         drop(listener);
         drop(stream);
+    }
+    if std::env::args().nth(1).as_deref() == Some("talk") {
+        let mut listener = worker.listener("a").await?;
+        let talks = worker.clone();
+        tokio::spawn(async move {
+            while talks.send("and another thing").await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        });
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream);
+        }
     }
     worker.draining().await;
     Ok(())
@@ -181,4 +194,35 @@ fn talking_grandchild() {
     await_event(&told, |event| matches!(event, Event::Exit { .. }));
     stop(running);
     std::fs::remove_file(file).unwrap();
+}
+
+fn talking_workers() {
+    let (tell, told) = channel();
+    let running = Cluster::builder()
+        .workers(2)
+        .signals(false)
+        .bind("a", "127.0.0.1:0")
+        .unwrap()
+        .args(["talk"])
+        .on_event(move |_, event| match event {
+            // Whoever listens is slower than those who talk: there is always more to be read.
+            Event::Message { .. } => spin(Duration::from_micros(20)),
+            event => drop(tell.send(event)),
+        })
+        .start()
+        .unwrap();
+    await_event(&told, |event| matches!(event, Event::Listening { .. }));
+    for _ in 0..20 {
+        let mut client = TcpStream::connect(address(&running)).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "somebody takes it");
+    }
+    stop(running);
+}
+
+fn spin(time: Duration) {
+    let began = Instant::now();
+    while began.elapsed() < time {
+        std::hint::spin_loop();
+    }
 }

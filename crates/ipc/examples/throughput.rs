@@ -318,16 +318,20 @@ fn batch(size: usize) -> u32 {
 }
 
 fn flush(connection: &mut Connection) -> Result {
-    while connection.flush()? != Flush::Done {
-        wait(connection, rustix::event::PollFlags::OUT)?;
+    loop {
+        match connection.flush()? {
+            Flush::Done => return Ok(()),
+            Flush::More => {}
+            Flush::Blocked | Flush::Throttled => wait(connection, rustix::event::PollFlags::OUT)?,
+        }
     }
-    Ok(())
 }
 
 fn receive(connection: &mut Connection) -> Result<Message> {
     loop {
         match connection.receive()? {
             Received::Message(incoming) => return Ok(incoming.into_message()),
+            Received::More => {}
             Received::Blocked => wait(connection, rustix::event::PollFlags::IN)?,
             Received::Closed => return Err("the peer has gone".into()),
         }

@@ -14,10 +14,11 @@ use std::sync::Arc;
 use rustix::net::Shutdown;
 use serde::Serialize;
 use tokio::task::coop::consume_budget;
+use tokio::task::yield_now;
 
 use inner::{Inner, readable_unless};
 
-use crate::connection::{ChannelError, Connection, Received, SendError, message};
+use crate::connection::{ChannelError, Connection, Flush, Received, SendError, message};
 use crate::handle::Handle;
 use crate::message::{Incoming, Message, MessageError, Outgoing};
 
@@ -166,6 +167,7 @@ impl Channel {
                 Received::Message(incoming) => return Ok(Some(incoming)),
                 Received::Closed => return Ok(None),
                 Received::Blocked => {}
+                Received::More => yield_now().await,
             }
         }
     }
@@ -221,7 +223,7 @@ impl Drop for Owner {
     fn drop(&mut self) {
         let mut state = self.inner.lock();
         state.dropped = true;
-        let _ = state.connection.flush();
+        while let Ok(Flush::More) = state.connection.flush() {}
         state.connection.shut_down();
         drop(state);
         // The flusher may hold the socket until it has looked; the peer need not wait for that.

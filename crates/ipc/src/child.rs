@@ -251,7 +251,7 @@ fn next_already_there(channel: &Channel) -> Result<Option<Message>, ChannelError
     loop {
         match channel.with_connection(|connection| connection.receive())? {
             Received::Message(Incoming::User(message)) => return Ok(Some(message)),
-            Received::Message(_) => {}
+            Received::Message(_) | Received::More => {}
             Received::Blocked | Received::Closed => return Ok(None),
         }
     }

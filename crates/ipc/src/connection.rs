@@ -179,7 +179,8 @@ impl Connection {
         }
     }
 
-    /// Writes as much of the queue as the peer's buffer takes, many messages per system call.
+    /// Writes as much of the queue as the peer's buffer takes, many messages per system call; of a long queue a part
+    /// ([`Flush::More`]).
     ///
     /// # Errors
     /// The peer is gone, or the socket failed. What the peer had sent can still be received.

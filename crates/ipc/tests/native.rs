@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 
 use everycore_ipc::{
     Codec, Connection, Flush, Handle, HandleKind, Incoming, Limits, Message, Outgoing, Received, SendError,
@@ -19,7 +20,7 @@ fn pair(limits: Limits) -> (Connection, Connection) {
 fn next(connection: &mut Connection) -> Option<Incoming> {
     match connection.receive().unwrap() {
         Received::Message(incoming) => Some(incoming),
-        Received::Blocked | Received::Closed => None,
+        Received::More | Received::Blocked | Received::Closed => None,
     }
 }
 
@@ -126,4 +127,63 @@ fn a_full_queue_gives_the_message_back_and_reading_frees_it() {
     }
     assert_eq!((seen, here.queued_bytes()), (sent, 0));
     here.queue(*refused).unwrap();
+}
+
+/// Larger than any buffer of the kernel's.
+const LARGE: usize = 16 << 20;
+
+/// What one call may move at most: its share, and the read or write that goes beyond it.
+const SHARE: usize = 512 << 10;
+
+#[test]
+fn a_peer_that_reads_as_fast_as_we_write_does_not_keep_us() {
+    for (codec, message) in
+        [(Codec::Native, Message::raw(vec![b'x'; LARGE])), (Codec::Json, Message::json(&text()).unwrap())]
+    {
+        let (here, there) = stream_pair().unwrap();
+        let mut here = Connection::new(here, codec, Limits::default()).unwrap();
+        let reader = std::thread::spawn(move || std::io::copy(&mut blocking(there), &mut std::io::sink()));
+        here.queue(message).unwrap();
+        let (mut flushes, mut left) = (0, here.queued_bytes());
+        while here.flush().unwrap() != Flush::Done {
+            assert!(left - here.queued_bytes() <= SHARE, "{codec}: {left} and {}", here.queued_bytes());
+            left = here.queued_bytes();
+            flushes += 1;
+        }
+        drop(here);
+        assert!(flushes >= LARGE / SHARE, "{codec}: {flushes}");
+        assert!(reader.join().unwrap().unwrap() >= LARGE as u64);
+    }
+}
+
+#[test]
+fn a_peer_that_writes_as_fast_as_we_read_does_not_keep_us() {
+    let native = [&(LARGE as u32).to_le_bytes()[..], &[1, 1], &[0; 10], &[b'x'; LARGE]].concat();
+    let json = [b"\"", text().as_bytes(), b"\"\n"].concat();
+    for (codec, bytes) in [(Codec::Native, native), (Codec::Json, json)] {
+        let (here, there) = stream_pair().unwrap();
+        let mut here = Connection::new(here, codec, Limits::default()).unwrap();
+        let writer = std::thread::spawn(move || blocking(there).write_all(&bytes));
+        let mut calls = 0;
+        let message = loop {
+            match here.receive().unwrap() {
+                Received::Message(incoming) => break incoming.into_message(),
+                Received::More | Received::Blocked => calls += 1,
+                Received::Closed => panic!("{codec}: it has not come"),
+            }
+        };
+        assert!(message.bytes().len() >= LARGE);
+        assert!(calls >= LARGE / SHARE, "{codec}: {calls}");
+        writer.join().unwrap().unwrap();
+    }
+}
+
+fn text() -> String {
+    "x".repeat(LARGE)
+}
+
+fn blocking(socket: std::os::fd::OwnedFd) -> UnixStream {
+    let socket = UnixStream::from(socket);
+    socket.set_nonblocking(false).unwrap();
+    socket
 }

@@ -1,13 +1,13 @@
 //! What workers say on their channels, and how they end.
 
 use everycore_core::{Event as CoreEvent, ExitStatus, ListenerKey, WorkerId};
-use everycore_ipc::{ChannelError, Incoming, Message, Received};
+use everycore_ipc::{ChannelError, Incoming, Message, Outgoing, Received, SendError};
 
 use super::Readiness;
 use super::driver::Driver;
 use super::event::Event;
 use super::handoff::HandOff;
-use super::member::Side;
+use super::member::{Side, Written};
 use super::node::unconfirmed;
 use super::sources::Wake;
 use crate::address::BoundAddress;
@@ -15,38 +15,69 @@ use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker, VERSION, Wanted
 
 const KILL: i32 = 9;
 
-/// Messages read from one worker before others get their turn.
+/// What is read and written in one turn of the loop, whoever the workers are, in messages and in units of [`UNIT`] bytes:
+/// however much they have to say, connections do not wait for it.
 const TURN: usize = 256;
+
+/// See [`TURN`].
+const UNIT: usize = 1024;
 
 /// Turns read of a worker that has ended: more than its channel can hold, unless somebody else still writes to it.
 const LAST_TURNS: usize = 64;
 
+/// Bytes queued to one worker from which on they are written without waiting for the end of the turn.
+const EARLY: usize = 64 * 1024;
+
 impl Driver {
-    /// Reads a worker's messages, and writes what there is room for: what it said may have let more go.
-    pub(super) fn read_channel(&mut self, worker: WorkerId) {
-        if self.read_turn(worker) {
-            self.unfinished.push(worker);
+    /// Sees to a worker's channel in this turn, or in one of the next when others have more to say than one turn takes.
+    pub(super) fn attend(&mut self, worker: WorkerId) {
+        if !self.channels.contains(&worker) {
+            self.channels.push_back(worker);
         }
     }
 
-    /// One turn of it; true when there may be more.
-    fn read_turn(&mut self, worker: WorkerId) -> bool {
-        self.flush_channel(worker);
-        let more = self.read_messages(worker);
+    /// Reads what workers have said and writes what there is room for, one worker after the other, as much as is fair to
+    /// everything else.
+    pub(super) fn serve_channels(&mut self) {
+        let mut left = TURN;
+        for _ in 0..self.channels.len() {
+            if left == 0 {
+                return;
+            }
+            let Some(worker) = self.channels.pop_front() else { return };
+            if self.read_turn(worker, &mut left) {
+                self.attend(worker);
+            }
+        }
+    }
+
+    /// One worker's part of it; true when there may be more to read. Writes as well: what it said may have let more go.
+    fn read_turn(&mut self, worker: WorkerId, left: &mut usize) -> bool {
+        let wrote = self.flush_channel(worker);
+        let more = self.read_messages(worker, left);
         self.take_undelivered(worker);
-        self.flush_channel(worker);
+        if wrote == Written::Some {
+            *left = 0;
+        } else {
+            self.flush_channel(worker);
+        }
         more
     }
 
-    fn read_messages(&mut self, worker: WorkerId) -> bool {
-        for _ in 0..TURN {
+    fn read_messages(&mut self, worker: WorkerId, left: &mut usize) -> bool {
+        while *left > 0 {
             let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else {
                 return false;
             };
             match link.connection.receive() {
                 Ok(Received::Message(incoming)) => {
+                    *left = left.saturating_sub(1 + incoming.message().bytes().len() / UNIT);
                     self.receive(worker, incoming);
                     self.carry_out_effects();
+                }
+                Ok(Received::More) => {
+                    *left = 0;
+                    return true;
                 }
                 Ok(Received::Blocked) => return false,
                 // `PartialFrame`: it died in the middle of a word.
@@ -63,21 +94,41 @@ impl Driver {
         true
     }
 
-    /// Writes what is queued, as far as there is room.
-    pub(super) fn flush_channel(&mut self, worker: WorkerId) {
-        let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else {
-            return;
-        };
-        match link.flush() {
-            Ok(false) => {}
-            Ok(true) => {
-                let writes = link.watches_writes;
-                // Not being told of room delays a message until the worker next says something; nothing is lost.
-                let _ = self.sources.watch_writes(&link.connection, worker, writes);
-            }
-            // The end of the channel shows when it is read, with whatever came before it.
-            Err(_) => {}
+    /// Queues words to a worker, to be written with all others of this turn.
+    pub(super) fn queue(&mut self, worker: WorkerId, outgoing: Outgoing) -> Result<(), SendError> {
+        let Some(member) = self.members.get_mut(&worker) else { return Ok(()) };
+        member.queue(outgoing)?;
+        if member.link.as_ref().is_some_and(|link| link.connection.queued_bytes() >= EARLY) {
+            self.flush_channel(worker);
+        } else if !self.unsent.contains(&worker) {
+            self.unsent.push(worker);
         }
+        Ok(())
+    }
+
+    /// Writes what was queued in this turn.
+    pub(super) fn send_unsent(&mut self) {
+        while let Some(worker) = self.unsent.pop() {
+            self.flush_channel(worker);
+        }
+    }
+
+    /// Writes what is queued, as far as there is room and as much as is fair; of more than that, the rest in the next turn.
+    pub(super) fn flush_channel(&mut self, worker: WorkerId) -> Written {
+        let Some(link) = self.members.get_mut(&worker).and_then(|member| member.link.as_mut()) else {
+            return Written::All;
+        };
+        let watched = link.watches_writes;
+        // The end of the channel shows when it is read, with whatever came before it.
+        let Ok(written) = link.flush() else { return Written::All };
+        if link.watches_writes != watched {
+            // Not being told of room delays a message until the worker next says something; nothing is lost.
+            let _ = self.sources.watch_writes(&link.connection, worker, link.watches_writes);
+        }
+        if written == Written::Some {
+            self.attend(worker);
+        }
+        written
     }
 
     fn receive(&mut self, worker: WorkerId, incoming: Incoming) {
@@ -232,7 +283,9 @@ impl Driver {
     fn reply(&mut self, worker: WorkerId, message: &ToWorker, handles: Vec<std::os::fd::OwnedFd>) {
         let Some(member) = self.members.get_mut(&worker) else { return };
         match member.tell(message, handles) {
-            Ok(()) => self.flush_channel(worker),
+            Ok(()) => {
+                self.flush_channel(worker);
+            }
             Err(error) => self.break_off(worker, format!("cannot be answered: {error}")),
         }
     }
@@ -282,7 +335,7 @@ impl Driver {
         // Everything it wrote is here by now. A grandchild that holds the channel open does not keep us waiting, nor one
         // that writes without end.
         for _ in 0..LAST_TURNS {
-            if !self.read_turn(worker) {
+            if !self.read_turn(worker, &mut TURN.clone()) {
                 break;
             }
         }

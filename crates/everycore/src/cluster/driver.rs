@@ -1,6 +1,6 @@
 //! The only loop: wait, tell the core what happened, carry out what it decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Time, WorkerId};
@@ -49,8 +49,12 @@ pub(crate) struct Driver {
     pub(super) secret_rotation: Duration,
     pub(super) signals: Option<SignalPipe>,
     pub(super) stop: orders::StopKeys,
-    /// Workers whose channel has more decoded messages than one turn takes.
-    pub(super) unfinished: Vec<WorkerId>,
+    /// Workers whose channel is to be looked after, in turn: something came, or one turn was not enough.
+    pub(super) channels: VecDeque<WorkerId>,
+    /// Workers with words queued in this turn: all of one worker's go out together.
+    pub(super) unsent: Vec<WorkerId>,
+    /// The handles know the picture as of now.
+    pictured: bool,
     pub(super) started: Instant,
     /// Numbers the messages to Node workers, one series for all as Node has it.
     pub(super) seq: i64,
@@ -141,7 +145,9 @@ impl Driver {
             secret_rotation: cluster.secret_rotation,
             signals: None,
             stop: orders::StopKeys::new(cluster.signals),
-            unfinished: Vec::new(),
+            channels: VecDeque::new(),
+            unsent: Vec::new(),
+            pictured: false,
             started,
             seq: 0,
             tick: TICK.0,
@@ -191,6 +197,7 @@ impl Driver {
 
     fn turn_until_finished(&mut self) -> Result<Outcome> {
         loop {
+            self.pictured = false;
             self.carry_out_effects();
             if self.core.is_finished() {
                 return Ok(self.core.outcome());
@@ -201,9 +208,7 @@ impl Driver {
                 self.handle(wake);
             }
             self.wakes = wakes;
-            for worker in std::mem::take(&mut self.unfinished) {
-                self.read_channel(worker);
-            }
+            self.serve_channels();
             self.pass_deadlines();
             self.carry_out_effects();
             self.serve_listeners();
@@ -221,7 +226,7 @@ impl Driver {
             Wake::Listener(key) => self.arriving.push(key),
             // Starved listeners are looked after in every turn; that there is one now is all a bell says.
             Wake::Bell(_) => {}
-            Wake::Channel(worker) => self.read_channel(worker),
+            Wake::Channel(worker) => self.attend(worker),
             Wake::Process(worker) => self.reap(worker),
             Wake::Signals => self.read_signals(),
             Wake::Orders => self.obey_orders(),
@@ -260,17 +265,16 @@ impl Driver {
     // --- waiting ---
 
     fn wait(&mut self) -> std::io::Result<()> {
-        if !self.unfinished.is_empty() {
-            return self.sources.wait(Listen::Off, Some(Duration::ZERO), &mut self.wakes);
-        }
-        if self.busy
+        let idle = self.channels.is_empty();
+        if idle
+            && self.busy
             && let Some(gathering) = self.core.gather(self.now())
         {
             self.gathered = true;
             return self.sources.wait(Listen::Off, Some(gathering), &mut self.wakes);
         }
         let listen = self.settle_starvation()?;
-        let limit = self.time_to_wait();
+        let limit = if idle { self.time_to_wait() } else { Some(Duration::ZERO) };
         self.sources.wait(listen, limit, &mut self.wakes)?;
         self.unwish();
         Ok(())
@@ -359,6 +363,7 @@ impl Driver {
 
     /// Reads every worker's counters into the core.
     pub(super) fn observe(&mut self) {
+        self.pictured = false;
         let now = self.now();
         for (worker, member) in &mut self.members {
             if member.is_served_by_hand() {
@@ -473,10 +478,13 @@ impl Driver {
 
     // --- observers ---
 
-    /// Tells the observer, with the snapshot it may ask for.
+    /// Tells the observer, with the snapshot it may ask for. A picture costs more than a message, so of many messages
+    /// read in a row the first alone has one taken.
     pub(super) fn tell(&mut self, event: Event) {
         if let Some(mut observer) = self.observer.take() {
-            self.shared.remember(self.core.snapshot());
+            if !std::mem::replace(&mut self.pictured, true) {
+                self.shared.remember(self.core.snapshot());
+            }
             observer(&self.primary(), event);
             self.observer = Some(observer);
         }
@@ -484,6 +492,7 @@ impl Driver {
 
     /// Hands an order to the core.
     pub(super) fn order(&mut self, event: core::Event) {
+        self.pictured = false;
         let now = self.now();
         self.core.handle(event, now);
     }

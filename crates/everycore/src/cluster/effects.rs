@@ -11,6 +11,7 @@ use everycore_sys::{Spawn, Spawned, counters, inherit, socket_pair};
 
 use super::driver::Driver;
 use super::event::{Event, WorkerInfo};
+use super::handle::QUEUED_BYTES;
 use super::member::{Library, Link, Member, Node, Side};
 use super::node::acts;
 use super::program::{Dialect, Serialization, WorkerCommand, WorkerSpec, environment};
@@ -79,7 +80,12 @@ impl Driver {
             Dialect::Node(Serialization::Json) => Codec::Json,
             Dialect::Node(Serialization::Advanced) => Codec::Advanced,
         };
-        let limits = Limits { unanswered: UNANSWERED, ..Limits::default() };
+        // The handles refuse what is too much; what they have let pass is not dropped here.
+        let limits = Limits {
+            unanswered: UNANSWERED,
+            queue_bytes: QUEUED_BYTES + Limits::default().frame,
+            ..Limits::default()
+        };
         let connection = Connection::new(ours, codec, limits).map_err(system("channel"))?;
         let link = Link::new(connection, self.shared.connected(info.id));
         let mut member = match self.dialect {
@@ -246,6 +252,8 @@ impl Driver {
     }
 
     fn signal(&mut self, worker: WorkerId, signal: i32) {
+        // What it was told before comes before.
+        self.flush_channel(worker);
         let Some(process) = self.members.get(&worker).and_then(|member| member.process.as_ref()) else {
             return;
         };

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 const ORDERS: usize = 65_536;
 
 /// Bytes queued to one worker beyond which `send` refuses: it does not read.
-const QUEUED_BYTES: usize = 64 << 20;
+pub(crate) const QUEUED_BYTES: usize = 64 << 20;
 
 /// Something the primary's thread is asked to do.
 pub(crate) enum Order {
@@ -121,9 +121,10 @@ impl Shared {
             return Err(Error::Message(format!("{ORDERS} orders wait for the primary already")));
         }
         orders.push(order);
-        drop(orders);
-        // A full counter still wakes: the bell is already ringing.
-        let _ = self.wake.ring();
+        if orders.len() == 1 {
+            // Behind another one it is found with that one. Fails only if the descriptor is no eventfd.
+            let _ = self.wake.ring();
+        }
         Ok(())
     }
 }

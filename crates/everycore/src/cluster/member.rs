@@ -6,14 +6,13 @@
 mod library;
 mod node;
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use everycore_core::{Counters, ListenerKey};
-use everycore_ipc::{Connection, Flush, Handle, Message, Outgoing, SendError};
+use everycore_ipc::{ChannelError, Connection, Flush, Handle, Message, Outgoing, SendError};
 use everycore_sys::PidFd;
 use serde_json::Value;
 
@@ -53,6 +52,15 @@ pub(crate) enum Wish {
     Ready(u64),
     /// Of closed connections: it is full, and nothing else makes room.
     Closed(u64),
+}
+
+/// How much of what was queued has been written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// All that there was, or that the worker has room for.
+    All,
+    /// There is more, and room for it: others first.
+    Some,
 }
 
 /// The channel to a worker.
@@ -202,18 +210,12 @@ impl Link {
         Self { connection, queued, watches_writes: false }
     }
 
-    /// Writes what is queued, as far as the worker reads. True when the wish to be told of room has changed.
-    pub(crate) fn flush(&mut self) -> io::Result<bool> {
-        let blocked = match self.connection.flush() {
-            Ok(Flush::Done) => false,
-            Ok(Flush::Blocked) => true,
-            // Too many descriptors on their way: `is_throttled` has the loop try again soon.
-            Ok(Flush::Throttled) => false,
-            Err(error) => return Err(io::Error::other(error)),
-        };
+    /// Writes what is queued, as far as the worker reads. The wish to be told of room may have changed.
+    pub(crate) fn flush(&mut self) -> Result<Written, ChannelError> {
+        let flush = self.connection.flush()?;
         self.queued.store(self.connection.queued_bytes(), Ordering::Relaxed);
-        let changed = blocked != self.watches_writes;
-        self.watches_writes = blocked;
-        Ok(changed)
+        // With too many descriptors on their way there is no waiting for room: `is_throttled` has the loop try again soon.
+        self.watches_writes = flush == Flush::Blocked;
+        Ok(if flush == Flush::More { Written::Some } else { Written::All })
     }
 }

@@ -110,6 +110,7 @@ impl Driver {
             self.obey(order);
             self.carry_out_effects();
         }
+        self.send_unsent();
     }
 
     fn obey(&mut self, order: Order) {
@@ -150,11 +151,10 @@ impl Driver {
         }
     }
 
-    /// Queues a message to a worker and writes what it reads of it.
+    /// Queues a message to a worker, to go out at the end of this turn.
     fn send(&mut self, worker: WorkerId, outgoing: Outgoing) {
-        let Some(member) = self.members.get_mut(&worker) else { return };
-        match member.queue(outgoing) {
-            Ok(()) => self.flush_channel(worker),
+        match self.queue(worker, outgoing) {
+            Ok(()) => {}
             Err(error) => {
                 let reason = match error {
                     SendError::Full { .. } => {
@@ -163,7 +163,7 @@ impl Driver {
                     }
                     other => format!("cannot be sent to: {other}"),
                 };
-                let worker = member.info;
+                let worker = self.info(worker);
                 self.tell(Event::Error { worker, reason });
             }
         }

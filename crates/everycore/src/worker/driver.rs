@@ -148,6 +148,7 @@ async fn drive(channel: AsyncFd<OwnedFd>, driving: Driving) {
         let mut timer = pin!(wait.until.map(|until| tokio::time::sleep_until(until.into())));
         // Watched for room only while there is none: else every message the primary reads would wake this loop.
         let room = if wait.to_write { watch_room(&channel) } else { None };
+        let mut more = false;
         poll_fn(|cx| {
             if nudged.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
@@ -165,12 +166,19 @@ async fn drive(channel: AsyncFd<OwnedFd>, driving: Driving) {
             {
                 match (link.read(Instant::now()), ready) {
                     (Read::Empty, Ok(mut ready)) => ready.clear_ready(),
-                    _ => return Poll::Ready(()),
+                    (read, _) => {
+                        more = read == Read::More;
+                        return Poll::Ready(());
+                    }
                 }
             }
             Poll::Pending
         })
         .await;
+        if more {
+            // However much the primary has to say, connections do not wait for it.
+            tokio::task::yield_now().await;
+        }
     }
 }
 

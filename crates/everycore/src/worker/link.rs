@@ -319,7 +319,7 @@ impl Link {
             }
         }
         match state.connection.flush() {
-            Ok(Flush::Done | Flush::Blocked) => state.throttled = false,
+            Ok(Flush::Done | Flush::Blocked | Flush::More) => state.throttled = false,
             Ok(Flush::Throttled) => state.throttled = true,
             // What the primary had sent may still be read; the reader finds the end.
             Err(_) => state.held_back.clear(),

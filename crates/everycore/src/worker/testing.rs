@@ -108,7 +108,7 @@ impl FakePrimary {
             match self.connection.receive().unwrap() {
                 Received::Message(incoming) => return Some(incoming),
                 Received::Closed => return None,
-                Received::Blocked => {}
+                Received::Blocked | Received::More => {}
             }
             let left = deadline.checked_duration_since(Instant::now()).expect("a frame in time");
             let mut fds = [PollFd::new(&self.connection, PollFlags::IN)];

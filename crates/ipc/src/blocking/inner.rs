@@ -103,6 +103,7 @@ impl Inner {
             match received? {
                 Received::Message(incoming) => return Ok(Some(incoming)),
                 Received::Closed => return Ok(None),
+                Received::More => {}
                 Received::Blocked => state = self.wait(state, Wish::Input, deadline)?,
             }
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::inner::{Inner, readable_unless};
-use crate::connection::ChannelError;
+use crate::connection::{ChannelError, Flush};
 
 /// How long to wait before descriptors are tried again after the kernel had too many on their way.
 const THROTTLE: Duration = Duration::from_millis(1);
@@ -21,6 +21,8 @@ enum Next {
     Answers,
     /// The peer takes descriptors off the kernel's hands.
     Delay,
+    /// Everybody else has had a turn.
+    Turn,
     /// Nothing any more.
     End,
 }
@@ -45,6 +47,7 @@ impl Inner {
             match self.end_turn() {
                 Next::Work => self.work.notified().await,
                 Next::Delay => tokio::time::sleep(THROTTLE).await,
+                Next::Turn => tokio::task::yield_now().await,
                 Next::Writable => self.writable().await,
                 Next::Answers => self.answers().await,
                 Next::End => return,
@@ -60,9 +63,11 @@ impl Inner {
         }
         state.turn = false;
         // An error shows to the next sender, and in what is received.
-        let _ = self.write(&mut state);
+        let written = self.write(&mut state);
         if state.connection.is_throttled() {
             Next::Delay
+        } else if matches!(written, Ok(Flush::More)) {
+            Next::Turn
         } else if state.connection.wants_write() {
             Next::Writable
         } else if state.connection.awaits_answers() && state.connection.can_park() {
@@ -95,8 +100,7 @@ impl Inner {
         let Ok(ready) = self.ready() else { return };
         let Ok(mut guard) = ready.writable().await else { return };
         let mut state = self.lock();
-        let _ = self.write(&mut state);
-        if state.connection.wants_write() {
+        if matches!(self.write(&mut state), Ok(Flush::Blocked)) {
             guard.clear_ready();
         }
     }

@@ -17,6 +17,9 @@ use crate::wire::{self, Codec, Cut, Span, WireError};
 /// Bytes asked of the kernel at a time; more while a large frame is on its way. Room for a 64 KiB message in one read.
 const READ: usize = 80 * 1024;
 
+/// The most that is asked for at a time, so that nothing else waits for a large frame longer than it takes to copy this.
+const STEP: usize = 256 * 1024;
+
 /// Payloads shorter than this are copied, so that a program that keeps one does not keep the whole buffer. A small
 /// allocation costs no more than sharing.
 const COPY: usize = 4 * 1024;
@@ -37,8 +40,8 @@ struct Batch {
 /// What one attempt to read brought.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fill {
-    /// Some bytes.
-    Bytes,
+    /// So many bytes.
+    Bytes(usize),
     /// Nothing there now.
     Empty,
     /// The peer will send no more.
@@ -250,7 +253,7 @@ impl Inbox {
             let end = self.position + self.leftover() as u64;
             self.keep(Batch { end, fds: fds.into(), truncated: received.truncated });
         }
-        Ok(Fill::Bytes)
+        Ok(Fill::Bytes(received.bytes))
     }
 
     /// An honest peer attaches descriptors once per frame, and a read brings at most one batch; so besides this one only
@@ -264,7 +267,7 @@ impl Inbox {
     }
 
     /// Makes room behind what is in the buffer and says how much to read: to the end of the frame when that is far, so
-    /// that a large payload ends where the buffer ends and need not be copied; else what there is.
+    /// that a large payload ends where the buffer ends and need not be copied; else what there is. A step at most.
     fn make_room(&mut self) -> usize {
         let held = self.leftover();
         let room = self.buffer.len() - self.end;
@@ -276,16 +279,17 @@ impl Inbox {
             }
         } else if missing > 0 && held + missing > READ {
             self.resize(held + missing);
-            return missing;
+            return missing.min(STEP);
         } else if held >= READ {
-            // A large frame of a codec of lines, whose length is not known.
-            if room < held / 2 {
-                self.resize(held * 2);
+            // A large frame of a codec of lines, whose length is not known. Memory of this size moves without a copy, and
+            // only what is read next is cleared: nobody waits for all of it.
+            if room < STEP / 2 {
+                self.buffer.resize(self.end + STEP, 0);
             }
         } else if room < missing.max(READ / 2) {
             self.resize(READ);
         }
-        self.buffer.len() - self.end
+        (self.buffer.len() - self.end).min(STEP)
     }
 
     /// Makes sure that the buffer has this much from the start of the frame on.

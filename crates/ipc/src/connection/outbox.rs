@@ -28,6 +28,9 @@ pub(crate) const WITH_HANDLES: usize = 32 * 1024;
 /// Pieces given to the kernel in one call.
 const SLICES: usize = 32;
 
+/// Bytes written in one flush, more or less: a peer that reads as fast as we write must not keep us from everything else.
+const TURN: usize = 256 * 1024;
+
 #[derive(Debug)]
 enum Data {
     Own(Vec<u8>),
@@ -80,6 +83,9 @@ pub enum Flush {
     Done,
     /// The peer's buffer is full: flush again when the socket is writable.
     Blocked,
+    /// As much was written as is fair at a time: flush again after everything else had its turn. The socket may be
+    /// writable all the while.
+    More,
     /// Too many descriptors are on their way (`ETOOMANYREFS`), or the kernel is short of memory (`ENOBUFS`): flush again
     /// after a short delay, about a millisecond.
     /// The socket may well be writable, so waiting for that would spin.
@@ -224,11 +230,18 @@ impl Outbox {
         self.handles
     }
 
-    /// Writes as much as the peer's buffer takes.
+    /// Writes as much as the peer's buffer takes, and [`TURN`] allows.
     pub(crate) fn flush(&mut self, socket: BorrowedFd<'_>) -> io::Result<Flush> {
+        let mut written = 0;
         while !self.pieces.is_empty() {
+            if written >= TURN {
+                return Ok(Flush::More);
+            }
             match self.write_once(socket) {
-                Ok(count) => self.advance(count),
+                Ok(count) => {
+                    written += count;
+                    self.advance(count);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flush::Blocked),
                 Err(error) if is_throttle(&error) => return Ok(Flush::Throttled),
                 Err(error) => return Err(error),
@@ -240,7 +253,7 @@ impl Outbox {
     /// One system call: the front piece with its descriptors, or all plain pieces in front of the next with some.
     fn write_once(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let front = self.pieces.front().expect("asked to write only while there is something");
-        let rest = &front.data.as_slice()[self.written..];
+        let rest = first(&front.data.as_slice()[self.written..], TURN);
         let unsent = if self.written == 0 { front.cargo.handles() } else { &[] };
         if !unsent.is_empty() {
             let fds: Vec<BorrowedFd<'_>> = unsent.iter().map(AsFd::as_fd).collect();
@@ -251,12 +264,17 @@ impl Outbox {
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         slices[0] = IoSlice::new(rest);
-        let mut count = 1;
+        let (mut count, mut room) = (1, TURN - rest.len());
         for piece in
             self.pieces.iter().skip(1).take(SLICES - 1).take_while(|piece| piece.cargo.handles().is_empty())
         {
-            slices[count] = IoSlice::new(piece.data.as_slice());
+            if room == 0 {
+                break;
+            }
+            let bytes = first(piece.data.as_slice(), room);
+            slices[count] = IoSlice::new(bytes);
             count += 1;
+            room -= bytes.len();
         }
         scm_rights::send_vectored(socket, &slices[..count], &[])
     }
@@ -304,6 +322,11 @@ impl Outbox {
             self.spare = bytes;
         }
     }
+}
+
+/// At most this many of these bytes.
+fn first(bytes: &[u8], most: usize) -> &[u8] {
+    &bytes[..bytes.len().min(most)]
 }
 
 fn is_throttle(error: &io::Error) -> bool {

@@ -10,11 +10,18 @@ use crate::message::Incoming;
 /// must not keep us from everything else.
 const READS: usize = 64;
 
+/// Bytes read in a row without a message coming of it: a large one that is on its way comes in pieces, and in between
+/// whoever owns the connection does something else.
+const BYTES: usize = 256 * 1024;
+
 /// What [`Connection::receive`] found.
 #[derive(Debug)]
 pub enum Received {
     /// A message. There may be more: ask again.
     Message(Incoming),
+    /// As much was read as is fair at a time, and no message is complete: ask again after everything else had its turn.
+    /// The socket need not become readable for that.
+    More,
     /// Nothing complete is there now: ask again when the socket is readable.
     Blocked,
     /// The peer will send no more.
@@ -27,19 +34,22 @@ impl Connection {
     /// # Errors
     /// The peer broke the protocol or ended in the middle of a message; the channel is at an end.
     pub fn receive(&mut self) -> Result<Received, ChannelError> {
+        let mut bytes = 0;
         for _ in 0..READS {
             if let Some(incoming) = self.receive_buffered()? {
                 return Ok(Received::Message(incoming));
             }
+            if bytes >= BYTES {
+                break;
+            }
             match self.read() {
-                Ok(Fill::Bytes) => {}
+                Ok(Fill::Bytes(count)) => bytes += count,
                 Ok(Fill::Empty) => return Ok(Received::Blocked),
                 Ok(Fill::End) => return self.end(),
                 Err(error) => return Err(self.fail(error)),
             }
         }
-        self.paused = true;
-        Ok(Received::Blocked)
+        Ok(Received::More)
     }
 
     /// The next message if it was read already; never touches the socket.
@@ -109,7 +119,7 @@ impl Connection {
                 Err(error) => Err(error),
             };
             match step {
-                Ok(Fill::Bytes) => {}
+                Ok(Fill::Bytes(_)) => {}
                 // The end is for the receiver to see.
                 Ok(Fill::Empty | Fill::End) => return,
                 Err(error) => self.failure = Some(self.fail(error)),

@@ -202,7 +202,9 @@ impl Driver {
     fn tell_node(&mut self, worker: WorkerId, message: &Value, handle: Option<OwnedFd>) {
         let Some(member) = self.members.get_mut(&worker) else { return };
         match member.tell_node(message, handle) {
-            Ok(()) => self.flush_channel(worker),
+            Ok(()) => {
+                self.flush_channel(worker);
+            }
             Err(error) => self.break_off(worker, format!("cannot be answered: {error}")),
         }
     }

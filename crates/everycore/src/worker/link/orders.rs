@@ -36,6 +36,8 @@ impl Link {
             }
             match state.connection.receive() {
                 Ok(Received::Message(incoming)) => self.sort(&mut state, incoming, now, &mut unwanted),
+                // A large message is on its way.
+                Ok(Received::More) => break,
                 // Might still be what it saw when the last round broke off; what has come since rang only once.
                 Ok(Received::Blocked) if std::mem::take(&mut state.broke_off) => {}
                 Ok(Received::Blocked) => {
