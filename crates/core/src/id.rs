@@ -48,3 +48,7 @@ number! {
     /// A bound address. What it stands for (address, protocol, index) is known to the shell alone.
     ListenerKey
 }
+number! {
+    /// A class of workers, in the order in which the classes were named, from 0.
+    ClassKey
+}

@@ -53,17 +53,17 @@ mod time;
 mod worker;
 
 pub use event::{Effect, Event, Urgency};
-pub use id::{Generation, ListenerKey, Slot, WorkerId};
+pub use id::{ClassKey, Generation, ListenerKey, Slot, WorkerId};
 pub use listener::Counters;
 pub use notice::{ExitReason, ExitStatus, Notice, signal_name};
-pub use primary::{Assignment, Outcome, Primary, Totals};
+pub use primary::{Assignment, Awaited, Outcome, Primary, Totals};
 pub use schedule::{
-    Candidate, Candidates, LeastConnections, Network, NetworkError, Policy, RoundRobin, Route, RouteError,
-    SchedulingPolicy, Sticky, UnknownPolicy, WhenFull,
+    Candidate, Candidates, Class, ClassCounts, Inbound, LeastConnections, Network, NetworkError, Peer, Policy,
+    RoundRobin, Route, RouteError, Router, Rule, RuleError, SchedulingPolicy, Sticky, UnknownPolicy, WhenFull,
 };
 pub use settings::{
     CreditSettings, Deadlines, Limits, MAX_WORKERS, Readiness, RestartPolicy, RestartSettings, Settings,
     SettingsError,
 };
-pub use snapshot::{Phase, SlotSnapshot, SlotState, Snapshot, WorkerSnapshot};
+pub use snapshot::{ClassSnapshot, Phase, SlotSnapshot, SlotState, Snapshot, WorkerSnapshot};
 pub use time::Time;

@@ -130,6 +130,14 @@ pub enum Notice {
         /// How many.
         workers: u32,
     },
+    /// Connections of a class are closed, since it is full and does not wait, or has been given up. Told with the first,
+    /// then every ten seconds at most.
+    Refused {
+        /// The name of the class.
+        class: String,
+        /// Connections closed since the start.
+        refused: u64,
+    },
     /// The primary stops: nobody is replaced any more.
     Stopping,
 }

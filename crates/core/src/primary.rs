@@ -6,12 +6,15 @@
 //! hot path.
 
 mod ends;
+mod classes;
 mod handoff;
 mod orders;
 mod queries;
 mod settle;
 
-pub use handoff::{Assignment, Totals};
+pub use handoff::{Assignment, Awaited, Totals};
+
+use handoff::Scheduling;
 
 use crate::credit::Rate;
 use crate::event::{Effect, Event};
@@ -19,7 +22,7 @@ use crate::id::{Generation, Slot, WorkerId};
 use crate::notice::Notice;
 use crate::random::Random;
 use crate::restart::History;
-use crate::schedule::{Candidate, SchedulingPolicy};
+use crate::schedule::{Candidate, Router, SchedulingPolicy};
 use crate::settings::Settings;
 use crate::snapshot::{SlotSnapshot, SlotState, Snapshot, WorkerSnapshot};
 use crate::time::Time;
@@ -52,7 +55,8 @@ pub struct Primary {
     rate: Rate,
     /// The credit of each worker, as of the last arrival.
     credit: u64,
-    scheduling: Option<Box<dyn SchedulingPolicy>>,
+    /// How a worker is chosen; nothing where the workers accept for themselves.
+    scheduling: Option<Scheduling>,
     /// Kept between calls, as is `busy`, so that choosing a worker allocates nothing.
     free: Vec<Candidate>,
     busy: Vec<Candidate>,
@@ -133,7 +137,7 @@ impl Primary {
             random: Random::new(settings.seed),
             rate: Rate::new(now),
             credit: u64::from(settings.credit.min.max(1)),
-            scheduling: settings.policy.scheduling(),
+            scheduling: settings.policy.scheduling().map(Scheduling::Policy),
             free: Vec::new(),
             busy: Vec::new(),
             handoffs: handoff::Totals::default(),
@@ -147,7 +151,13 @@ impl Primary {
 
     /// Chooses workers by another policy than a built-in one.
     pub fn with_scheduling(mut self, policy: Box<dyn SchedulingPolicy>) -> Self {
-        self.scheduling = Some(policy);
+        self.scheduling = Some(Scheduling::Policy(policy));
+        self
+    }
+
+    /// Chooses workers by classes and rules. The settings should ask for as many workers as the classes have.
+    pub fn with_router(mut self, router: Router) -> Self {
+        self.scheduling = Some(Scheduling::Route(Box::new(router)));
         self
     }
 
@@ -266,6 +276,7 @@ impl Primary {
             stopping: self.stopping.is_some(),
             credit: self.credit,
             connections: self.totals(),
+            classes: self.class_snapshots(),
         }
     }
 

@@ -15,7 +15,10 @@ use std::str::FromStr;
 use crate::id::{Slot, WorkerId};
 pub use least_connections::LeastConnections;
 pub use round_robin::RoundRobin;
-pub use route::{Network, NetworkError, Route, RouteError, WhenFull};
+pub(crate) use route::{Full, Pick};
+pub use route::{
+    Class, ClassCounts, Inbound, Network, NetworkError, Peer, Route, RouteError, Router, Rule, RuleError, WhenFull,
+};
 pub use sticky::Sticky;
 
 /// Picks a worker for a connection.
@@ -58,6 +61,8 @@ pub struct Candidate {
     pub live: u64,
     /// How many of the latest connections it was given; a fading memory in arbitrary units.
     pub recent: u32,
+    /// Whether it holds as many connections as it may: one has to be closed before it is free again.
+    pub full: bool,
 }
 
 /// The built-in ways to spread connections.
@@ -70,6 +75,9 @@ pub enum Policy {
     Least,
     /// The worker that the source address belongs to.
     Sticky,
+    /// Rules or a function choose a class of workers, and the class's own policy the worker. Which classes there are is
+    /// told to the primary by itself; until then it is as `least`.
+    Route,
     /// Every worker accepts for itself, all on one socket; the primary assigns nothing.
     Shared,
     /// Every worker accepts for itself, each on a socket of its own; the kernel spreads by a hash.
@@ -82,14 +90,20 @@ impl Policy {
             Policy::RoundRobin => Some(Box::new(RoundRobin::default())),
             Policy::Least => Some(Box::new(LeastConnections::default())),
             Policy::Sticky => Some(Box::new(Sticky::default())),
+            Policy::Route => Some(Box::new(LeastConnections::default())),
             Policy::Shared | Policy::Reuseport => None,
         }
+    }
+
+    /// As [`scheduling`](Self::scheduling), for the workers of one class.
+    fn within_class(self) -> Option<Box<dyn SchedulingPolicy>> {
+        self.scheduling().filter(|_| self != Policy::Route)
     }
 
     /// Whether the primary accepts and hands each connection to a worker; else the workers accept.
     pub const fn hands_off(self) -> bool {
         match self {
-            Policy::RoundRobin | Policy::Least | Policy::Sticky => true,
+            Policy::RoundRobin | Policy::Least | Policy::Sticky | Policy::Route => true,
             Policy::Shared | Policy::Reuseport => false,
         }
     }
@@ -101,6 +115,7 @@ impl fmt::Display for Policy {
             Policy::RoundRobin => "round-robin",
             Policy::Least => "least",
             Policy::Sticky => "sticky",
+            Policy::Route => "route",
             Policy::Shared => "shared",
             Policy::Reuseport => "reuseport",
         })
@@ -122,6 +137,7 @@ impl FromStr for Policy {
             "round-robin" | "rr" => Ok(Policy::RoundRobin),
             "least" => Ok(Policy::Least),
             "sticky" => Ok(Policy::Sticky),
+            "route" => Ok(Policy::Route),
             "shared" | "none" => Ok(Policy::Shared),
             "reuseport" => Ok(Policy::Reuseport),
             _ => Err(UnknownPolicy { name: name.into() }),
@@ -140,7 +156,7 @@ impl fmt::Display for UnknownPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "unknown policy {:?}; choose round-robin (rr), least, sticky, shared (none) or reuseport",
+            "unknown policy {:?}; choose round-robin (rr), least, sticky, route, shared (none) or reuseport",
             self.name
         )
     }

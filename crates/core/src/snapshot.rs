@@ -2,6 +2,7 @@
 
 use crate::id::{Generation, ListenerKey, Slot, WorkerId};
 use crate::primary::{Totals, Vacancy};
+use crate::schedule::ClassCounts;
 use crate::time::Time;
 use crate::worker::{State, Worker};
 
@@ -22,6 +23,17 @@ pub struct Snapshot {
     pub credit: u64,
     /// The connections of all workers, those that are gone included.
     pub connections: Totals,
+    /// Every class of workers, in order; none where workers are not told apart.
+    pub classes: Vec<ClassSnapshot>,
+}
+
+/// A class of workers at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassSnapshot {
+    /// Its name.
+    pub name: String,
+    /// What became of its connections.
+    pub counts: ClassCounts,
 }
 
 /// One worker at one moment.

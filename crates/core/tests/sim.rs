@@ -118,6 +118,8 @@ fn histories_meet_everything_that_can_happen() {
         "could not be started",
         "left before it was ready",
         "the primary stops",
+        "is refused",
+        "Notify(Refused",
     ];
     for seed in 0..20_000 {
         let Trace::Kept(lines) = history::play(seed, Trace::Kept(Vec::new())).trace else { unreachable!() };

@@ -1,15 +1,14 @@
 //! The hot path: who gets a connection. Plain calls without a queue, and without allocation.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Primary;
 use crate::credit;
 use crate::event::Effect;
-use crate::id::{ListenerKey, WorkerId};
+use crate::id::{ClassKey, ListenerKey, WorkerId};
 use crate::listener::{Counters, HandOffs, Observed};
 use crate::notice::Notice;
-use crate::schedule::{Candidate, Candidates};
+use crate::schedule::{Candidate, Candidates, Peer, Router, SchedulingPolicy};
 use crate::time::Time;
 use crate::worker::Worker;
 
@@ -20,8 +19,19 @@ pub enum Assignment {
     To(WorkerId),
     /// Nobody is free: leave it where it is.
     Wait,
-    /// The policy wants this worker and it is busy: keep the connection and ask again, others may go before it.
-    WaitFor(WorkerId),
+    /// Whoever is to have it is busy: keep the connection and ask again, others may go before it.
+    WaitFor(Awaited),
+    /// Its class is full and does not wait, or has been given up: close it. It is counted.
+    Refuse,
+}
+
+/// Who is to be free before a connection can move on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Awaited {
+    /// This worker.
+    Worker(WorkerId),
+    /// Anybody of this class, or of the one it spills to.
+    Class(ClassKey),
 }
 
 /// Connections of all workers that ever were.
@@ -37,8 +47,10 @@ pub struct Totals {
     pub outstanding: u64,
     /// Neither taken nor come back when their worker was gone.
     pub lost: u64,
-    /// Given to another worker than their own because too many waited.
+    /// Given to another worker than their own because too many waited, or to another class because theirs was full.
     pub spilled: u64,
+    /// Closed because their class was full and does not wait, or has been given up; they count nowhere else.
+    pub refused: u64,
 }
 
 impl Totals {
@@ -52,7 +64,7 @@ impl Totals {
 
 /// Among whom to choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Choice {
+pub(super) enum Choice {
     /// Everybody; a busy one may be waited for.
     Best,
     /// Those who are free.
@@ -61,14 +73,31 @@ enum Choice {
     Except(WorkerId),
 }
 
+/// How a worker is chosen.
+#[derive(Debug)]
+pub(super) enum Scheduling {
+    Policy(Box<dyn SchedulingPolicy>),
+    Route(Box<Router>),
+}
+
+impl Scheduling {
+    fn may_wait(&self) -> bool {
+        match self {
+            Scheduling::Policy(policy) => policy.may_wait(),
+            Scheduling::Route(_) => true,
+        }
+    }
+}
+
 impl Candidate {
-    fn of(worker: &Worker) -> Self {
+    fn of(worker: &Worker, full: bool) -> Self {
         Candidate {
             worker: worker.id,
             slot: worker.slot,
             load: worker.handoffs.load(),
             live: worker.handoffs.live(),
             recent: worker.handoffs.recent,
+            full,
         }
     }
 }
@@ -88,8 +117,8 @@ impl Primary {
     }
 
     /// Chooses the worker for a connection that arrived on a listener.
-    pub fn assign(&mut self, on: ListenerKey, from: Option<SocketAddr>, now: Time) -> Assignment {
-        let assignment = self.choose(on, from, Choice::Best, now);
+    pub fn assign(&mut self, on: ListenerKey, from: impl Into<Peer>, now: Time) -> Assignment {
+        let assignment = self.choose(on, from.into(), Choice::Best, now);
         if let Assignment::To(_) = assignment {
             self.rate.arrived(now);
             self.credit = self.credit_at(now);
@@ -98,10 +127,10 @@ impl Primary {
     }
 
     /// As [`assign`](Self::assign), when no more connections can be kept waiting: the best of those who are free.
-    pub fn assign_overflow(&mut self, on: ListenerKey, from: Option<SocketAddr>, now: Time) -> Assignment {
-        let assignment = self.choose(on, from, Choice::Free, now);
+    pub fn assign_overflow(&mut self, on: ListenerKey, from: impl Into<Peer>, now: Time) -> Assignment {
+        let assignment = self.choose(on, from.into(), Choice::Free, now);
         if let Assignment::To(_) = assignment {
-            self.handoffs.spilled += 1;
+            self.handoffs.spilled += u64::from(self.router().is_none());
             self.rate.arrived(now);
             self.credit = self.credit_at(now);
         }
@@ -112,42 +141,56 @@ impl Primary {
     pub fn assign_except(
         &mut self,
         on: ListenerKey,
-        from: Option<SocketAddr>,
+        from: impl Into<Peer>,
         not: WorkerId,
         now: Time,
     ) -> Assignment {
-        self.choose(on, from, Choice::Except(not), now)
+        self.choose(on, from.into(), Choice::Except(not), now)
     }
 
-    fn choose(&mut self, on: ListenerKey, from: Option<SocketAddr>, choice: Choice, now: Time) -> Assignment {
+    fn choose(&mut self, on: ListenerKey, from: Peer, choice: Choice, now: Time) -> Assignment {
         self.latest = now;
-        let Some(mut policy) = self.scheduling.take() else { return Assignment::Wait };
+        let Some(mut scheduling) = self.scheduling.take() else { return Assignment::Wait };
         let (mut free, mut busy) = (std::mem::take(&mut self.free), std::mem::take(&mut self.busy));
         free.clear();
         busy.clear();
         let others = |worker: &&Worker| choice != Choice::Except(worker.id);
-        free.extend(self.free(on, now).filter(others).map(Candidate::of));
-        if policy.may_wait() {
-            busy.extend(self.busy(on, now).filter(others).map(Candidate::of));
+        free.extend(self.free(on, now).filter(others).map(|worker| Candidate::of(worker, false)));
+        if scheduling.may_wait() {
+            let room = self.has_room(on);
+            let busy_one = |worker: &Worker| Candidate::of(worker, !room || self.is_full(worker));
+            busy.extend(self.busy(on, now).filter(others).map(busy_one));
         }
-        let picked = if free.is_empty() && busy.is_empty() {
-            None
-        } else {
-            let overflow = choice == Choice::Free;
-            policy.pick(&Candidates { free: &free, busy: &busy, from, overflow })
+        let overflow = choice == Choice::Free;
+        let candidates = Candidates { free: &free, busy: &busy, from: from.address, overflow };
+        let assignment = match &mut scheduling {
+            Scheduling::Policy(policy) => self.choose_by_policy(policy.as_mut(), &candidates, now),
+            Scheduling::Route(router) => self.choose_by_route(router, on, from, choice, &candidates, now),
         };
-        let assignment = match picked {
-            Some(picked) if free.iter().any(|candidate| candidate.worker == picked) => self.hand(picked, now),
-            Some(picked) if busy.iter().any(|candidate| candidate.worker == picked) => {
-                Assignment::WaitFor(picked)
-            }
-            Some(_) | None => Assignment::Wait,
-        };
-        (self.free, self.busy, self.scheduling) = (free, busy, Some(policy));
+        (self.free, self.busy, self.scheduling) = (free, busy, Some(scheduling));
         assignment
     }
 
-    fn hand(&mut self, to: WorkerId, now: Time) -> Assignment {
+    fn choose_by_policy(
+        &mut self,
+        policy: &mut dyn SchedulingPolicy,
+        candidates: &Candidates<'_>,
+        now: Time,
+    ) -> Assignment {
+        if candidates.free.is_empty() && candidates.busy.is_empty() {
+            return Assignment::Wait;
+        }
+        let is_among = |among: &[Candidate], picked| among.iter().any(|candidate| candidate.worker == picked);
+        match policy.pick(candidates) {
+            Some(picked) if is_among(candidates.free, picked) => self.hand(picked, now),
+            Some(picked) if is_among(candidates.busy, picked) => {
+                Assignment::WaitFor(Awaited::Worker(picked))
+            }
+            Some(_) | None => Assignment::Wait,
+        }
+    }
+
+    pub(super) fn hand(&mut self, to: WorkerId, now: Time) -> Assignment {
         for worker in &mut self.workers {
             worker.handoffs.fade();
             if worker.id == to {
@@ -180,12 +223,18 @@ impl Primary {
 
     /// Whether connections may be accepted before the worker that is to have them is free.
     pub fn may_wait(&self) -> bool {
-        self.scheduling.as_ref().is_some_and(|policy| policy.may_wait())
+        self.scheduling.as_ref().is_some_and(Scheduling::may_wait)
     }
 
-    /// Whether this worker may be handed a connection of this listener now.
-    pub fn is_worker_free(&self, worker: WorkerId, on: ListenerKey, now: Time) -> bool {
-        self.free(on, now).any(|free| free.id == worker)
+    /// Whether a connection of this listener that waits can move on.
+    pub fn is_wait_over(&self, awaited: Awaited, on: ListenerKey, now: Time) -> bool {
+        match (awaited, self.router()) {
+            (Awaited::Worker(worker), _) => self.free(on, now).any(|free| free.id == worker),
+            (Awaited::Class(class), Some(router)) => {
+                self.free(on, now).any(|free| router.serves(class, free.slot)) || !self.is_expected(router, on, class)
+            }
+            (Awaited::Class(_), None) => true,
+        }
     }
 
     fn free(&self, on: ListenerKey, now: Time) -> impl Iterator<Item = &Worker> {
@@ -206,13 +255,17 @@ impl Primary {
         })
     }
 
-    fn serving(&self, on: ListenerKey) -> impl Iterator<Item = &Worker> {
+    pub(super) fn serving(&self, on: ListenerKey) -> impl Iterator<Item = &Worker> {
         self.workers.iter().filter(move |worker| worker.is_ready() && worker.handoffs.serves(on))
     }
 
     fn is_free(&self, worker: &Worker, credit: u64, now: Time) -> bool {
-        let full = self.settings.limits.per_worker.is_some_and(|most| worker.handoffs.live() >= most);
-        !full && worker.handoffs.is_free(credit, &self.settings.credit, now)
+        !self.is_full(worker) && worker.handoffs.is_free(credit, &self.settings.credit, now)
+    }
+
+    /// Whether it holds as many connections as it may.
+    fn is_full(&self, worker: &Worker) -> bool {
+        self.settings.limits.per_worker.is_some_and(|most| worker.handoffs.live() >= most)
     }
 
     /// Whether the listener may have another live connection. Those of workers on their way out count as well.

@@ -2,6 +2,7 @@
 //!
 //! Effects are compared as lines of text, orders apart from news, so that a failing test can be read.
 
+mod classes;
 mod handoff;
 mod life;
 mod recycle;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::event::Urgency;
-use crate::id::ListenerKey;
+use crate::id::{ClassKey, ListenerKey};
 use crate::listener::Counters;
 use crate::notice::{ExitReason, ExitStatus, signal_name};
 use crate::settings::*;
@@ -102,7 +103,7 @@ impl Cluster {
     fn assign(&mut self, connections: usize) -> Vec<u32> {
         let assign = |_| match self.primary.assign(HTTP, None, self.now) {
             Assignment::To(worker) => worker.get(),
-            Assignment::Wait | Assignment::WaitFor(_) => 0,
+            Assignment::Wait | Assignment::WaitFor(_) | Assignment::Refuse => 0,
         };
         (0..connections).map(assign).collect()
     }
@@ -168,6 +169,7 @@ fn news(notice: &Notice) -> String {
         Notice::ReloadDone { generation } => format!("reload {generation} done"),
         Notice::ReloadFailed { generation, reason } => format!("reload {generation} failed: {reason}"),
         Notice::Scaled { workers } => format!("scaled to {workers}"),
+        Notice::Refused { class, refused } => format!("{class} has refused {refused}"),
         Notice::Stopping => "stopping".into(),
     }
 }

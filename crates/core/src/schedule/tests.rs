@@ -9,6 +9,7 @@ fn free(workers: &[(u32, u64, u64, u32)]) -> Vec<Candidate> {
         load,
         live,
         recent,
+        full: false,
     };
     workers.iter().map(candidate).collect()
 }
@@ -44,11 +45,11 @@ fn least_takes_the_fewest_live_then_the_fewest_recent_then_turns() {
 
 #[test]
 fn a_policy_is_read_back_from_its_name() {
-    for policy in [Policy::RoundRobin, Policy::Least, Policy::Sticky, Policy::Shared, Policy::Reuseport] {
+    for policy in [Policy::RoundRobin, Policy::Least, Policy::Sticky, Policy::Route, Policy::Shared, Policy::Reuseport] {
         assert_eq!(policy.to_string().parse(), Ok(policy));
     }
     assert_eq!(
         "fair".parse::<Policy>().unwrap_err().to_string(),
-        "unknown policy \"fair\"; choose round-robin (rr), least, sticky, shared (none) or reuseport"
+        "unknown policy \"fair\"; choose round-robin (rr), least, sticky, route, shared (none) or reuseport"
     );
 }

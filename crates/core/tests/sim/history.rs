@@ -12,10 +12,15 @@ use super::world::{Happening, Script, Trace, World};
 /// Plays the history of a seed to its end.
 pub(crate) fn play(seed: u64, trace: Trace) -> World {
     let mut dice = Dice::new(seed);
-    let settings = settings(&mut dice, seed);
+    let mut settings = settings(&mut dice, seed);
+    let route = dice.percent(30).then(|| route(&mut dice));
+    if let Some(route) = &route {
+        settings.policy = Policy::Route;
+        settings.workers = route.classes().iter().map(Class::workers).sum();
+    }
     let calm = dice.percent(10);
     let script: Script = if calm { |_: &mut Dice, _| Behaviour::Healthy } else { mischief };
-    let mut world = World::new(settings, dice, script, trace);
+    let mut world = World::new(settings, route, dice, script, trace);
     for _ in 0..world.dice.between(2, 12) {
         let pause = pause(&mut world.dice);
         world.run_until(world.now + pause);
@@ -67,6 +72,30 @@ fn settings(dice: &mut Dice, seed: u64) -> Settings {
         seed,
         ..Settings::default()
     }
+}
+
+/// What a class does that has nobody free; one that spills has an exclamation mark and then its target in its name.
+fn route(dice: &mut Dice) -> Route {
+    let names = ["one", "two!one", "three"];
+    let count = dice.between(1, 3) as usize;
+    let class = |name: &str, dice: &mut Dice| {
+        let when_full = match name.split_once('!') {
+            Some((_, other)) => WhenFull::SpillTo(other.into()),
+            None => dice.pick(&[None, Some(())]).map_or(WhenFull::Wait, |()| WhenFull::Refuse),
+        };
+        let policy = dice.pick(&[Policy::RoundRobin, Policy::Least, Policy::Sticky]);
+        Class::new(name, dice.between(1, 2) as u32).policy(policy).when_full(when_full)
+    };
+    let route = names[..count].iter().fold(Route::new(), |route, name| route.class(class(name, dice)));
+    (0..4).fold(route, |route, host| {
+        let rule = format!("10.0.0.{host}").parse().expect("a rule");
+        route.rule(rule, names[dice.below(count as u64) as usize])
+    })
+}
+
+/// The class that this one spills to.
+pub(crate) fn spills_to(class: &Class) -> Option<&str> {
+    class.name().split_once('!').map(|(_, other)| other)
 }
 
 /// One in three generations is bad; the others have their share of trouble.

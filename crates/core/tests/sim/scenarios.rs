@@ -11,7 +11,7 @@ use super::world::{Happening, Place, Script, Trace, World};
 fn cluster(workers: u32, script: Script) -> World {
     let restart = RestartSettings { limit: 1_000, ..RestartSettings::default() };
     let settings = Settings { workers, restart, ..Settings::default() };
-    let mut world = World::new(settings, Dice::new(1), script, Trace::Off);
+    let mut world = World::new(settings, None, Dice::new(1), script, Trace::Off);
     world.run_until(Time::new(Duration::from_secs(1)));
     world
 }

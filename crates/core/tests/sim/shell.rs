@@ -30,33 +30,63 @@ impl World {
         for (connection, not) in std::mem::take(&mut self.waiting) {
             let from = source(connection);
             let assignment = match not {
-                None => {
-                    let free = self.primary.anyone_free(HTTP, self.now);
-                    let assignment = match self.primary.assign(HTTP, from, self.now) {
-                        Assignment::WaitFor(_) if still.len() >= WAITING_ROOM => {
-                            self.primary.assign_overflow(HTTP, from, self.now)
-                        }
-                        assignment => assignment,
-                    };
-                    match assignment {
-                        Assignment::To(_) => assert!(free, "somebody busy was given a connection"),
-                        Assignment::Wait => assert!(!free, "free means that a connection finds somebody"),
-                        Assignment::WaitFor(_) => assert!(self.primary.may_wait()),
-                    }
-                    assignment
-                }
+                None => self.assign(from, still.len() >= WAITING_ROOM),
                 Some(not) => self.primary.assign_except(HTTP, from, not, self.now),
             };
             match assignment {
                 Assignment::To(worker) => {
                     assert_ne!(Some(worker), not, "a connection came back to who would not have it");
+                    self.check_class(from, worker);
                     self.hand(connection, worker);
                 }
+                Assignment::Refuse => self.refuse(connection, from),
                 // Whoever would not have it may be all there is: next time anybody will do.
                 Assignment::Wait | Assignment::WaitFor(_) => still.push((connection, None)),
             }
         }
         self.waiting.append(&mut still);
+    }
+
+    fn assign(&mut self, from: Option<SocketAddr>, is_full: bool) -> Assignment {
+        let free = self.primary.anyone_free(HTTP, self.now);
+        let assignment = match self.primary.assign(HTTP, from, self.now) {
+            Assignment::WaitFor(awaited) if is_full => {
+                assert!(!self.primary.is_wait_over(awaited, HTTP, self.now), "it waits for who is free");
+                self.primary.assign_overflow(HTTP, from, self.now)
+            }
+            assignment => assignment,
+        };
+        match assignment {
+            Assignment::To(_) => assert!(free, "somebody busy was given a connection"),
+            Assignment::Wait => {
+                assert!(!free || self.route.is_some(), "free means that a connection finds somebody");
+            }
+            Assignment::WaitFor(_) => assert!(self.primary.may_wait()),
+            Assignment::Refuse => assert!(self.route.is_some()),
+        }
+        assignment
+    }
+
+    /// Nobody is served by another class than its own, unless that spills.
+    fn check_class(&self, from: Option<SocketAddr>, worker: WorkerId) {
+        let Some((router, route)) = self.primary.router().zip(self.route.as_ref()) else { return };
+        let mine = router.class_for(&Inbound { peer: from, ..Inbound::default() });
+        let slot = self.watch.slot(worker);
+        let theirs = router.name(router.class_of_slot(slot));
+        let spills = super::history::spills_to(&route.classes()[mine.get() as usize]) == Some(theirs);
+        assert!(router.name(mine) == theirs || spills, "{worker} in slot {slot} is of class {theirs}");
+    }
+
+    fn refuse(&mut self, connection: Connection, from: Option<SocketAddr>) {
+        self.note(|| format!("    connection {connection} is refused"));
+        self.connections[connection] = Place::Refused;
+        let router = self.primary.router().expect("only a class refuses");
+        let class = router.class_for(&Inbound { peer: from, ..Inbound::default() });
+        let free = self.primary.snapshot().workers.into_iter().any(|worker| {
+            router.class_of_slot(worker.slot) == class
+                && self.primary.is_wait_over(Awaited::Worker(worker.worker), HTTP, self.now)
+        });
+        assert!(!free, "somebody of its class was free");
     }
 
     pub(crate) fn hand(&mut self, connection: Connection, worker: WorkerId) {

@@ -69,6 +69,11 @@ impl Watch {
             .expect("effects are about workers that were asked for")
     }
 
+    /// The slot of a worker.
+    pub(crate) fn slot(&self, worker: WorkerId) -> Slot {
+        self.workers[worker.get() as usize - 1].slot
+    }
+
     /// An event goes in.
     pub(crate) fn hears(&mut self, event: &Event, _now: Time) {
         match event {
@@ -223,6 +228,7 @@ impl Watch {
             Notice::ReloadDone { generation } => self.reload_done(*generation),
             Notice::ReloadFailed { generation, .. } => assert_eq!(self.reloading.take(), Some(*generation)),
             Notice::Scaled { workers } => self.slots = *workers,
+            Notice::Refused { refused, .. } => assert!(*refused > 0),
             Notice::Stopping => {
                 assert!(!self.stopping);
                 self.stopping = true;
@@ -351,19 +357,21 @@ impl Watch {
 
     /// Nothing is lost on the way: what was sent has been taken, came back, or is under way.
     fn look_at_connections(picture: &Snapshot, connections: &[Place]) {
-        let Totals { sent, taken, returned, outstanding, lost, spilled } = picture.connections;
+        let Totals { sent, taken, returned, outstanding, lost, spilled, refused } = picture.connections;
         assert!(spilled <= sent);
         assert_eq!(sent, taken + returned + outstanding + lost);
         assert_eq!(lost, 0, "what a dead worker had not taken came back");
         let in_place =
             |wanted: fn(&Place) -> bool| connections.iter().filter(|place| wanted(place)).count() as u64;
+        assert_eq!(refused, in_place(|place| matches!(place, Place::Refused)));
+        assert_eq!(refused, picture.classes.iter().map(|class| class.counts.refused).sum::<u64>());
         assert_eq!(outstanding, in_place(|place| matches!(place, Place::Sent(_))));
         assert_eq!(taken, in_place(|place| matches!(place, Place::Taken(_) | Place::Served | Place::Lost)));
     }
 
     /// Where a connection may be at the end.
     pub(crate) fn is_settled(connection: &Place) -> bool {
-        matches!(connection, Place::Served | Place::Lost | Place::Waiting)
+        matches!(connection, Place::Served | Place::Lost | Place::Refused | Place::Waiting)
     }
 
     /// Only for messages.

@@ -48,6 +48,8 @@ pub(crate) enum Place {
     Served,
     /// Its worker died with it.
     Lost,
+    /// Closed: its class was full, or will never have a worker again.
+    Refused,
 }
 
 /// How the workers of a generation behave.
@@ -66,6 +68,8 @@ pub(crate) struct World {
     pub(crate) primary: Primary,
     pub(crate) now: Time,
     pub(crate) settings: Settings,
+    /// Classes and rules, if workers are told apart.
+    pub(crate) route: Option<Route>,
     pub(crate) watch: Watch,
     pub(crate) dice: Dice,
     pub(crate) connections: Vec<Place>,
@@ -83,10 +87,21 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(settings: Settings, dice: Dice, script: Script, trace: Trace) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        route: Option<Route>,
+        dice: Dice,
+        script: Script,
+        trace: Trace,
+    ) -> Self {
         let settings = settings.validated().expect("valid settings");
+        let mut primary = Primary::new(settings.clone(), Time::ZERO);
+        if let Some(route) = &route {
+            primary = primary.with_router(Router::new(route.clone()).expect("classes that fit together"));
+        }
         let mut world = World {
-            primary: Primary::new(settings.clone(), Time::ZERO),
+            primary,
+            route,
             now: Time::ZERO,
             watch: Watch::new(&settings),
             settings,
@@ -186,6 +201,7 @@ impl World {
         self.carry_out();
         self.rescue();
         self.spread();
+        self.carry_out();
         self.look();
     }
 
@@ -234,7 +250,7 @@ impl World {
 
     /// Connections that nobody has served yet, and that are not lost.
     pub(crate) fn unserved(&self) -> usize {
-        self.connections.iter().filter(|place| !matches!(place, Place::Served | Place::Lost)).count()
+        self.connections.iter().filter(|place| !matches!(place, Place::Served | Place::Lost | Place::Refused)).count()
     }
 
     /// A living worker, if there is one.

@@ -13,6 +13,7 @@ fn workers(slots: impl IntoIterator<Item = u32>) -> Vec<Candidate> {
         load: 0,
         live: 0,
         recent: 0,
+        full: false,
     };
     slots.into_iter().map(candidate).collect()
 }
