@@ -58,8 +58,9 @@ pub use listener::Counters;
 pub use notice::{ExitReason, ExitStatus, Notice, signal_name};
 pub use primary::{Assignment, Awaited, Outcome, Primary, Totals};
 pub use schedule::{
-    Candidate, Candidates, Class, ClassCounts, Inbound, LeastConnections, Network, NetworkError, Peer, Policy,
-    RoundRobin, Route, RouteError, Router, Rule, RuleError, SchedulingPolicy, Sticky, UnknownPolicy, WhenFull,
+    Candidate, Candidates, Class, ClassCounts, Inbound, LeastConnections, Network, NetworkError, Peer,
+    Policy, RoundRobin, Route, RouteError, Router, Rule, RuleError, SchedulingPolicy, Sticky, UnknownPolicy,
+    WhenFull,
 };
 pub use settings::{
     CreditSettings, Deadlines, Limits, MAX_WORKERS, Readiness, RestartPolicy, RestartSettings, Settings,

@@ -5,8 +5,8 @@
 //! things (filling slots, the next step of a reload), and `primary/handoff.rs` the
 //! hot path.
 
-mod ends;
 mod classes;
+mod ends;
 mod handoff;
 mod orders;
 mod queries;

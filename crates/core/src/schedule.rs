@@ -15,10 +15,11 @@ use std::str::FromStr;
 use crate::id::{Slot, WorkerId};
 pub use least_connections::LeastConnections;
 pub use round_robin::RoundRobin;
-pub(crate) use route::{Full, Pick};
 pub use route::{
-    Class, ClassCounts, Inbound, Network, NetworkError, Peer, Route, RouteError, Router, Rule, RuleError, WhenFull,
+    Class, ClassCounts, Inbound, Network, NetworkError, Peer, Route, RouteError, Router, Rule, RuleError,
+    WhenFull,
 };
+pub(crate) use route::{Full, Pick};
 pub use sticky::Sticky;
 
 /// Picks a worker for a connection.

@@ -15,13 +15,17 @@ mod member;
 mod node;
 mod notify;
 mod orders;
+mod peeks;
 mod probe;
 mod program;
 mod readiness;
 mod requests;
+mod route;
 mod secrets;
+mod selector;
 mod socket;
 mod sources;
+mod spread;
 mod waiting;
 
 use std::ffi::OsString;
@@ -32,12 +36,13 @@ use std::time::Duration;
 
 pub use event::{Event, WorkerInfo};
 pub use everycore_core::{
-    Candidate, Candidates, ExitReason, ExitStatus, LeastConnections, Network, NetworkError, Outcome, Phase,
-    Policy, RestartPolicy, RestartSettings, RoundRobin, Route, RouteError, SchedulingPolicy, Slot,
-    SlotSnapshot, SlotState, Snapshot, Sticky, UnknownPolicy, Urgency, WhenFull, WorkerId, WorkerSnapshot,
+    Candidate, Candidates, ClassCounts, ClassSnapshot, ExitReason, ExitStatus, LeastConnections, Outcome,
+    Phase, Policy, RestartPolicy, RestartSettings, RoundRobin, SchedulingPolicy, Slot, SlotSnapshot,
+    SlotState, Snapshot, Sticky, Totals, UnknownPolicy, Urgency, WhenFull, WorkerId, WorkerSnapshot,
 };
 pub use handle::{Primary, Reply};
 pub use program::{Dialect, Serialization, WorkerCommand, WorkerSpec};
+pub use route::{Class, Opening, Route, Routing};
 
 use crate::address::{Address, BoundAddress, IntoAddress};
 use crate::error::{Error, Result};
@@ -87,6 +92,7 @@ pub struct Cluster {
     pub(crate) workers: Option<usize>,
     pub(crate) policy: Option<Policy>,
     pub(crate) scheduling: Option<Box<dyn SchedulingPolicy>>,
+    pub(crate) route: Option<Route>,
     pub(crate) limits: everycore_core::Limits,
     pub(crate) readiness: Readiness,
     pub(crate) restart: RestartSettings,
@@ -122,6 +128,7 @@ impl Default for Cluster {
             workers: None,
             policy: None,
             scheduling: None,
+            route: None,
             limits: everycore_core::Limits::default(),
             readiness: Readiness::Listening,
             restart: RestartSettings::default(),
@@ -162,6 +169,14 @@ impl Cluster {
     #[must_use]
     pub fn scheduling(mut self, policy: impl SchedulingPolicy + 'static) -> Self {
         self.scheduling = Some(Box::new(policy));
+        self
+    }
+
+    /// Tells classes of workers apart, and sends each connection to one of them: policy `route`. The number of workers is
+    /// that of all classes together.
+    #[must_use]
+    pub fn route(mut self, route: Route) -> Self {
+        self.route = Some(route);
         self
     }
 

@@ -15,11 +15,11 @@ mod worker;
 
 pub use address::{Address, AddressError, BoundAddress, IntoAddress};
 pub use cluster::{
-    Candidate, Candidates, Cluster, Dialect, Event, ExitReason, ExitStatus, LeastConnections, Network,
-    NetworkError, Outcome, Phase, Policy, Primary, Readiness, Reply, RestartPolicy, RestartSettings,
-    RoundRobin, Route, RouteError, Running, SchedulingPolicy, Serialization, Slot, SlotSnapshot, SlotState,
-    Snapshot, Sticky, UnknownPolicy, Urgency, WhenFull, WorkerCommand, WorkerId, WorkerInfo, WorkerSnapshot,
-    WorkerSpec, auto,
+    Candidate, Candidates, Class, ClassCounts, ClassSnapshot, Cluster, Dialect, Event, ExitReason,
+    ExitStatus, LeastConnections, Opening, Outcome, Phase, Policy, Primary, Readiness, Reply, RestartPolicy,
+    RestartSettings, RoundRobin, Route, Routing, Running, SchedulingPolicy, Serialization, Slot,
+    SlotSnapshot, SlotState, Snapshot, Sticky, Totals, UnknownPolicy, Urgency, WhenFull, WorkerCommand,
+    WorkerId, WorkerInfo, WorkerSnapshot, WorkerSpec, auto,
 };
 pub use error::{Error, Result};
 pub use everycore_ipc::{Handle, HandleKind, Message};

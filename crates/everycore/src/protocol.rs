@@ -47,6 +47,8 @@ pub(crate) struct Welcome {
     pub(crate) worker: u32,
     pub(crate) slot: u32,
     pub(crate) generation: u32,
+    /// The class it belongs to, where workers are told apart.
+    pub(crate) class: Option<String>,
     /// How long the worker may drain, in milliseconds: after that it must expect `TERM`.
     pub(crate) drain_ms: u64,
 }
@@ -115,6 +117,7 @@ impl ToWorker {
             Self::Welcome(welcome) => json!({
                 "act": "welcome", "version": VERSION, "name": welcome.name, "worker": welcome.worker,
                 "slot": welcome.slot, "generation": welcome.generation, "drain_ms": welcome.drain_ms,
+                "class": welcome.class,
             }),
             Self::Granted { request, key, mode, address, more } => json!({
                 "act": "granted", "request": request, "key": key, "mode": mode.name(),
@@ -146,6 +149,10 @@ impl ToWorker {
                     worker: message.small("worker")?,
                     slot: message.small("slot")?,
                     generation: message.small("generation")?,
+                    class: match message.value("class") {
+                        Some(_) => Some(message.text("class")?.to_owned()),
+                        None => None,
+                    },
                     drain_ms: message.number("drain_ms")?,
                 }))
             }
@@ -367,9 +374,11 @@ pub(crate) mod record {
     /// Length in bytes of every record.
     pub(crate) const LEN: usize = 24;
 
-    /// Writes a peer address; `None` for a Unix peer.
-    pub(crate) fn encode(peer: Option<SocketAddr>) -> [u8; LEN] {
+    /// Writes a peer address, `None` for a Unix peer, and the class of the connection. The latter is for the primary, should
+    /// it have to take the connection back: 0 stands for none.
+    pub(crate) fn encode(peer: Option<SocketAddr>, class: u8) -> [u8; LEN] {
         let mut record = [0; LEN];
+        record[1] = class;
         match peer {
             None => {}
             Some(SocketAddr::V4(v4)) => {
@@ -387,7 +396,12 @@ pub(crate) mod record {
         record
     }
 
-    /// Reads a record back; `None` for one that is not a record at all.
+    /// The class in a record.
+    pub(crate) fn class(record: &[u8]) -> u8 {
+        record.get(1).copied().unwrap_or(0)
+    }
+
+    /// Reads the address in a record; `None` for one that is not a record at all.
     pub(crate) fn decode(record: &[u8]) -> Option<Option<SocketAddr>> {
         let record: &[u8; LEN] = record.try_into().ok()?;
         let port = u16::from_be_bytes([record[2], record[3]]);
@@ -436,6 +450,7 @@ mod tests {
                 worker: 7,
                 slot: 2,
                 generation: 3,
+                class: Some("special".into()),
                 drain_ms: 8000,
             }),
             ToWorker::Granted {
@@ -497,7 +512,8 @@ mod tests {
     #[test]
     fn a_record_keeps_the_peer_address() {
         for peer in [None, Some("127.0.0.3:9".parse().unwrap()), Some("[fe80::1%3]:8".parse().unwrap())] {
-            assert_eq!(record::decode(&record::encode(peer)), Some(peer));
+            let record = record::encode(peer, 9);
+            assert_eq!((record::decode(&record), record::class(&record)), (Some(peer), 9));
         }
         assert_eq!(record::decode(&[9; record::LEN]), None);
         assert_eq!(record::decode(&[0; 3]), None);

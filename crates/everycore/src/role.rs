@@ -169,7 +169,8 @@ mod tests {
         });
         assert!(matches!(wrong, Error::Protocol(_)), "{wrong:?}");
         let empty = channel(|primary| {
-            let welcome = Welcome { name: "web".into(), worker: 1, slot: 0, generation: 1, drain_ms: 1 };
+            let (name, class) = ("web".into(), None);
+            let welcome = Welcome { name, worker: 1, slot: 0, generation: 1, class, drain_ms: 1 };
             let frame = Message::raw(ToWorker::Welcome(welcome).encode());
             primary.queue(Outgoing::internal(frame)).unwrap();
         });

@@ -122,6 +122,11 @@ impl Worker {
         self.core.welcome.generation
     }
 
+    /// The class it belongs to, where the cluster tells [classes](crate::Route) apart.
+    pub fn class(&self) -> Option<&str> {
+        self.core.welcome.class.as_deref()
+    }
+
     /// What the cluster is called.
     pub fn name(&self) -> &str {
         &self.core.welcome.name

@@ -202,10 +202,17 @@ fn rules_send_source_networks_to_their_class() {
     let server = Example::start("route", &["127.0.0.1:0"]);
     let lines = [(); 3].map(|()| server.line_with("listens on"));
     let address = lines[0].rsplit(' ').next().unwrap().parse().unwrap();
+    let answer = |host| {
+        let mut answer = String::new();
+        connect(address, host).read_to_string(&mut answer).unwrap();
+        answer
+    };
     for _ in 0..20 {
-        assert_eq!(slot(&mut connect(address, 2)), 2);
-        assert!(slot(&mut connect(address, 1)) < 2);
-        assert!(slot(&mut connect(address, 3)) < 2);
+        assert_eq!(answer(2), "2 special --special\n");
+        for host in [1, 3] {
+            let normal = answer(host);
+            assert!(normal.ends_with(" normal --normal\n") && !normal.starts_with('2'), "{normal}");
+        }
     }
 }
 
@@ -213,7 +220,7 @@ fn rules_send_source_networks_to_their_class() {
 fn what_cannot_work_is_refused_and_names_what_can() {
     let refused = |cluster: Cluster| cluster.run().unwrap_err().to_string();
     let shared = refused(Cluster::builder().policy(Policy::Shared).max_connections(1));
-    assert!(shared.contains("choose round-robin, least or sticky"), "{shared}");
+    assert!(shared.contains("choose round-robin, least, sticky or route"), "{shared}");
     let node = Dialect::Node(Serialization::Json);
     let node = refused(Cluster::builder().dialect(node).policy(Policy::Least).max_connections(1));
     assert!(node.contains("server.maxConnections"), "{node}");

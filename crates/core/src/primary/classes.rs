@@ -78,6 +78,17 @@ impl Primary {
             || replaces && (0..).zip(&self.seats).any(is_to_come)
     }
 
+    /// Counts a connection that was closed because the last workers leave and none is of its class.
+    pub fn turn_away(&mut self, from: Peer, now: Time) {
+        let class = from.class.unwrap_or(ClassKey::new(0));
+        if let Some(mut scheduling) = self.scheduling.take() {
+            if let Scheduling::Route(router) = &mut scheduling {
+                self.refuse(router, class, now);
+            }
+            self.scheduling = Some(scheduling);
+        }
+    }
+
     fn refuse(&mut self, router: &mut Router, class: ClassKey, now: Time) -> Assignment {
         self.handoffs.refused += 1;
         if let Some(refused) = router.refused(class, now) {

@@ -183,9 +183,7 @@ impl Primary {
         let is_among = |among: &[Candidate], picked| among.iter().any(|candidate| candidate.worker == picked);
         match policy.pick(candidates) {
             Some(picked) if is_among(candidates.free, picked) => self.hand(picked, now),
-            Some(picked) if is_among(candidates.busy, picked) => {
-                Assignment::WaitFor(Awaited::Worker(picked))
-            }
+            Some(picked) if is_among(candidates.busy, picked) => Assignment::WaitFor(Awaited::Worker(picked)),
             Some(_) | None => Assignment::Wait,
         }
     }
@@ -231,7 +229,8 @@ impl Primary {
         match (awaited, self.router()) {
             (Awaited::Worker(worker), _) => self.free(on, now).any(|free| free.id == worker),
             (Awaited::Class(class), Some(router)) => {
-                self.free(on, now).any(|free| router.serves(class, free.slot)) || !self.is_expected(router, on, class)
+                self.free(on, now).any(|free| router.serves(class, free.slot))
+                    || !self.is_expected(router, on, class)
             }
             (Awaited::Class(_), None) => true,
         }

@@ -146,10 +146,10 @@ impl Router {
             if place(&classes, &class.name) != Some(at) || class.name.is_empty() {
                 return Err(RouteError::Name(class.name.clone()));
             }
-            let policy = class.policy.within_class().ok_or_else(|| RouteError::Policy {
-                class: class.name.clone(),
-                policy: class.policy,
-            })?;
+            let policy = class
+                .policy
+                .within_class()
+                .ok_or_else(|| RouteError::Policy { class: class.name.clone(), policy: class.policy })?;
             let full = match &class.when_full {
                 WhenFull::Wait => Full::Wait,
                 WhenFull::Refuse => Full::Refuse,
@@ -213,7 +213,7 @@ impl Router {
     }
 
     /// Whether a worker in this slot may have connections of the class: its own, or the one it spills to.
-    pub(crate) fn serves(&self, class: ClassKey, slot: Slot) -> bool {
+    pub fn serves(&self, class: ClassKey, slot: Slot) -> bool {
         let of_slot = self.class_of_slot(slot);
         of_slot == class || self.when_full(class) == Full::SpillTo(of_slot)
     }

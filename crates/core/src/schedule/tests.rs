@@ -45,7 +45,9 @@ fn least_takes_the_fewest_live_then_the_fewest_recent_then_turns() {
 
 #[test]
 fn a_policy_is_read_back_from_its_name() {
-    for policy in [Policy::RoundRobin, Policy::Least, Policy::Sticky, Policy::Route, Policy::Shared, Policy::Reuseport] {
+    for policy in
+        [Policy::RoundRobin, Policy::Least, Policy::Sticky, Policy::Route, Policy::Shared, Policy::Reuseport]
+    {
         assert_eq!(policy.to_string().parse(), Ok(policy));
     }
     assert_eq!(

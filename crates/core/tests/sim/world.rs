@@ -250,7 +250,10 @@ impl World {
 
     /// Connections that nobody has served yet, and that are not lost.
     pub(crate) fn unserved(&self) -> usize {
-        self.connections.iter().filter(|place| !matches!(place, Place::Served | Place::Lost | Place::Refused)).count()
+        self.connections
+            .iter()
+            .filter(|place| !matches!(place, Place::Served | Place::Lost | Place::Refused))
+            .count()
     }
 
     /// A living worker, if there is one.

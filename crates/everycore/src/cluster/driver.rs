@@ -3,19 +3,23 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Time, WorkerId};
+use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Slot, Time, WorkerId};
 use everycore_sys::eventfd::EventFd;
 use everycore_sys::signals::{self, SignalPipe};
 
 use super::handle::{Primary, Shared};
-use super::listener::{Drained, Listeners, Members};
+use super::handoff::Arrival;
+use super::listener::{Listeners, Members};
 use super::member::{Side, Wish};
 use super::notify::NotifySocket;
 use super::program::{Dialect, Program};
 use super::readiness::Readying;
+use super::route::Plan;
 use super::secrets::{self, Rotation};
+use super::selector::Selector;
 use super::socket::Options;
 use super::sources::{Listen, Sources, Wake};
+use super::spread::{Drained, Routing};
 use super::{Cluster, Observer, Outcome, Readiness, at_least_one, auto, orders};
 use crate::address::BoundAddress;
 use crate::cluster::event::Event;
@@ -32,6 +36,8 @@ pub(crate) struct Driver {
     pub(super) members: Members,
     pub(super) listeners: Listeners,
     pub(super) sources: Sources,
+    /// Finds the class of a connection, where there are classes.
+    pub(super) selector: Selector,
     pub(super) shared: std::sync::Arc<Shared>,
     pub(super) observer: Option<Observer>,
     pub(super) program: Program,
@@ -72,6 +78,7 @@ impl Driver {
     /// Binds, prepares, spawns nothing yet.
     pub(crate) fn new(mut cluster: Cluster) -> Result<Self> {
         let doing = |doing| move |source| Error::System { doing, source };
+        let plan = plan(&mut cluster)?;
         let workers = at_least_one(cluster.workers.unwrap_or_else(auto))?;
         let policy = cluster.policy.unwrap_or_else(|| policy_from_environment(cluster.dialect));
         let hands_off = cluster.scheduling.is_some() || policy.hands_off();
@@ -125,11 +132,18 @@ impl Driver {
         if let Some(scheduling) = cluster.scheduling {
             core = core.with_scheduling(scheduling);
         }
+        let mut selector = Selector::new(None, None);
+        if let Some(plan) = plan {
+            core = core.with_router(plan.router);
+            cluster.program.launches = plan.launches;
+            selector = Selector::new(plan.choose, plan.peek);
+        }
         Ok(Self {
             core,
             members: BTreeMap::new(),
             listeners,
             sources,
+            selector,
             shared,
             observer: cluster.observer,
             name: cluster.name.unwrap_or_else(|| cluster.program.default_name()),
@@ -231,6 +245,7 @@ impl Driver {
             Wake::Signals => self.read_signals(),
             Wake::Orders => self.obey_orders(),
             Wake::Notify => self.read_notifications(),
+            Wake::Peek(number) => self.look_again(number, false),
         }
     }
 
@@ -255,6 +270,9 @@ impl Driver {
             self.flush_channel(worker);
         }
         self.relent(instant);
+        while let Some(overdue) = self.listeners.overdue(instant) {
+            self.look_again(overdue, true);
+        }
         for key in self.listeners.retries(instant) {
             self.drain(key);
         }
@@ -291,7 +309,11 @@ impl Driver {
         // What a worker finished before it could see the wish rings no bell.
         self.observe();
         let now = self.now();
-        if starved.iter().any(|key| self.core.anyone_free(*key, now)) {
+        let is_over = |key: &ListenerKey| {
+            let held_up = self.listeners.get(*key).is_some_and(|listening| listening.held_up);
+            !held_up && self.core.anyone_free(*key, now)
+        };
+        if starved.iter().any(is_over) {
             self.wakes.extend(starved.iter().map(|key| Wake::Listener(*key)));
             return Ok(Listen::Off);
         }
@@ -395,6 +417,7 @@ impl Driver {
             self.drain(key);
         }
         self.arriving = arriving;
+        self.warn_of_misnamed();
         self.busy = self.listeners.handed > before;
         if self.busy {
             self.tick = TICK.0;
@@ -404,7 +427,10 @@ impl Driver {
     pub(super) fn drain(&mut self, key: ListenerKey) {
         let now = self.now();
         let drained = match self.core.is_served(key) {
-            true => self.listeners.drain(key, &mut self.core, &mut self.members, now),
+            true => {
+                let mut routing = Routing { selector: &mut self.selector, sources: &self.sources };
+                self.listeners.drain(key, &mut self.core, &mut self.members, &mut routing, now)
+            }
             false => self.listeners.starve(key),
         };
         while let Some(worker) = self.listeners.touched() {
@@ -420,6 +446,24 @@ impl Driver {
         }
         if let Err(error) = self.listeners.watch(key, watch, &self.sources) {
             self.tell(Event::Warning { text: format!("cannot watch a listener: {error}") });
+        }
+    }
+
+    /// A client whose first words decide where it goes has said something, or its time is over.
+    fn look_again(&mut self, number: u32, is_last: bool) {
+        let Some(router) = self.core.router() else { return };
+        let mut routing = Routing { selector: &mut self.selector, sources: &self.sources };
+        self.listeners.look_again(number, router, &mut routing, is_last);
+    }
+
+    /// Says it when the routing function names classes that there are not.
+    fn warn_of_misnamed(&mut self) {
+        for name in self.selector.take_misnamed() {
+            self.tell(Event::Warning {
+                text: format!(
+                    "route: the function names class {name:?}, which does not exist; the rules decide instead"
+                ),
+            });
         }
     }
 
@@ -443,20 +487,32 @@ impl Driver {
         if self.mode == Mode::HandOff {
             let staying =
                 self.members.iter().filter(|(_, member)| member.link.is_some() && member.holds(key));
-            let staying: Vec<WorkerId> = staying.map(|(worker, _)| *worker).collect();
+            let staying: Vec<_> =
+                staying.map(|(worker, member)| (*worker, Slot::new(member.info.slot))).collect();
             if !staying.is_empty() {
-                let rest = self.listeners.accept_the_rest(key);
-                for (arrival, worker) in rest.into_iter().zip(staying.iter().cycle()) {
-                    if let Some(member) = self.members.get_mut(worker) {
-                        // It holds the listener: nothing comes back.
-                        let _ = member.hand(arrival);
-                    }
+                let mut routing = Routing { selector: &mut self.selector, sources: &self.sources };
+                let rest = self.listeners.accept_the_rest(key, self.core.router(), &mut routing);
+                for (turn, arrival) in rest.into_iter().enumerate() {
+                    self.hand_out(arrival, turn, &staying);
                 }
-                staying.into_iter().for_each(|worker| self.flush_handoffs(worker));
+                staying.into_iter().for_each(|(worker, _)| self.flush_handoffs(worker));
             }
         }
         if self.core.snapshot().stopping {
             self.listeners.close(key, &self.sources);
+        }
+    }
+
+    /// Hands a connection to one of those who may have it, in turn; with none it is closed.
+    fn hand_out(&mut self, arrival: Arrival, turn: usize, staying: &[(WorkerId, Slot)]) {
+        let router = self.core.router().zip(arrival.class);
+        let may_have = |slot| router.is_none_or(|(router, class)| router.serves(class, slot));
+        let in_turn = staying.iter().cycle().skip(turn % staying.len()).take(staying.len());
+        let worker = in_turn.copied().find(|(_, slot)| may_have(*slot)).map(|(worker, _)| worker);
+        match worker.and_then(|worker| self.members.get_mut(&worker)) {
+            // It holds the listener: nothing comes back.
+            Some(member) => drop(member.hand(arrival)),
+            None => self.core.turn_away(arrival.from(), self.now()),
         }
     }
 
@@ -498,15 +554,43 @@ impl Driver {
     }
 }
 
+/// Fits classes of workers together with what else was set.
+fn plan(cluster: &mut Cluster) -> Result<Option<Plan>> {
+    let setting = |problem: &str| Err(Error::Setting(format!("route: {problem}")));
+    let Some(route) = cluster.route.take() else {
+        return match cluster.policy {
+            Some(Policy::Route) => setting("there are no classes of workers; add them with Cluster::route"),
+            _ => Ok(None),
+        };
+    };
+    if cluster.scheduling.is_some() {
+        return setting("a policy of one's own cannot be beside classes of workers; leave one of them out");
+    }
+    if cluster.policy.is_some_and(|policy| policy != Policy::Route) {
+        return setting("classes of workers are policy route; set another one within the classes");
+    }
+    let workers = route.workers() as usize;
+    if cluster.workers.is_some_and(|wanted| wanted != workers) {
+        return Err(Error::Setting(format!(
+            "route: the classes have {workers} workers together; leave the number of workers out"
+        )));
+    }
+    let mut names: Vec<&str> = cluster.binds.iter().map(|(name, ..)| name.as_str()).collect();
+    names.dedup();
+    let plan = route.plan(&names)?;
+    (cluster.workers, cluster.policy) = (Some(workers), Some(Policy::Route));
+    Ok(Some(plan))
+}
+
 /// Refuses what cannot work, and names what can.
 fn fits(limits: &core::Limits, policy: Policy, hands_off: bool, dialect: Dialect) -> Result<()> {
     let limited = *limits != core::Limits::default();
     match dialect {
         _ if limited && !hands_off => Err(Error::Setting(format!(
-            "max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least or sticky"
+            "max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least, sticky or route"
         ))),
         Dialect::Node(_) if policy == Policy::Reuseport && !hands_off => Err(Error::Setting(
-            "policy reuseport: Node workers all get one socket; choose shared, least, round-robin or sticky".into(),
+            "policy reuseport: Node workers all get one socket; choose shared, least, round-robin, sticky or route".into(),
         )),
         Dialect::Node(_) if limited => Err(Error::Setting(
             "max_connections: Node workers do not report what they have closed; set server.maxConnections in the program"

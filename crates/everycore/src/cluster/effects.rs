@@ -119,6 +119,7 @@ impl Driver {
             worker: info.id,
             slot: info.slot,
             generation: info.generation,
+            class: self.class(info.slot),
             drain_ms: u64::try_from(self.deadlines.drain.as_millis()).unwrap_or(u64::MAX),
         };
         let told = member.tell(&ToWorker::Welcome(welcome), vec![page_fd, bell_fd]);
@@ -143,6 +144,7 @@ impl Driver {
             id: info.id,
             slot: info.slot,
             generation: info.generation,
+            class: self.class(info.slot),
             listeners: inherited
                 .zip(FIRST_DESCRIPTOR..)
                 .map(|((name, bound), number)| {
@@ -155,6 +157,11 @@ impl Driver {
                 .filter_map(|(name, bound)| Some((name.to_owned(), bound.address.port()?)))
                 .collect(),
         }
+    }
+
+    /// The class a slot belongs to.
+    fn class(&self, slot: u32) -> Option<String> {
+        self.core.router().map(|router| router.name(router.class_of_slot(Slot::new(slot))).to_owned())
     }
 
     fn start(&self, spec: &WorkerSpec, command: WorkerCommand, channel: &OwnedFd) -> Result<Spawned, String> {
@@ -200,6 +207,9 @@ impl Driver {
         set("EVERYCORE_WORKER", spec.id.to_string());
         set("EVERYCORE_SLOT", spec.slot.to_string());
         set("EVERYCORE_GENERATION", spec.generation.to_string());
+        if let Some(class) = &spec.class {
+            set("EVERYCORE_CLASS", class.clone());
+        }
         set("NODE_APP_INSTANCE", spec.slot.to_string());
         if !spec.listeners.is_empty() {
             let names: Vec<&str> = spec.listeners.iter().map(|(name, ..)| name.as_str()).collect();
@@ -336,6 +346,7 @@ impl Driver {
                 self.listeners.keep_slots(|slot| slot < workers);
                 Event::Scaled { workers }
             }
+            Notice::Refused { class, refused } => Event::Refused { class, refused },
             Notice::Stopping => Event::Stopping,
         };
         self.tell(event);

@@ -153,6 +153,14 @@ pub enum Event {
         /// Slots from now on.
         workers: u32,
     },
+    /// Connections of a class are closed, since the class is full and refuses, or nobody of it is left and none will come.
+    /// Told with the first, then every ten seconds at most; the [snapshot](crate::Primary::snapshot) has the count.
+    Refused {
+        /// Which class.
+        class: String,
+        /// Connections closed since the start.
+        refused: u64,
+    },
     /// The cluster began to stop.
     Stopping,
     /// Something of the primary itself went wrong, and it goes on.
@@ -184,6 +192,7 @@ impl Event {
             | Self::ReloadDone { .. }
             | Self::ReloadFailed { .. }
             | Self::Scaled { .. }
+            | Self::Refused { .. }
             | Self::Stopping
             | Self::Warning { .. } => None,
         }

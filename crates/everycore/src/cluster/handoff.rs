@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use everycore_core::ListenerKey;
+use everycore_core::{ClassKey, ListenerKey, Peer};
 use everycore_sys::{scm_rights, socket_pair};
 
 use crate::protocol::record;
@@ -21,7 +21,22 @@ const BATCH: usize = 16;
 pub(crate) struct Arrival {
     pub(crate) on: ListenerKey,
     pub(crate) peer: Option<SocketAddr>,
+    /// The class it was found to belong to; chosen once, however often it comes back.
+    pub(crate) class: Option<ClassKey>,
     pub(crate) socket: OwnedFd,
+}
+
+impl Arrival {
+    /// What the core has to know of it.
+    pub(crate) fn from(&self) -> Peer {
+        Peer { address: self.peer, class: self.class }
+    }
+
+    fn record(&self) -> [u8; record::LEN] {
+        // There are fewer classes than one byte can count.
+        let class = self.class.map_or(0, |class| u8::try_from(class.get() + 1).unwrap_or(0));
+        record::encode(self.peer, class)
+    }
 }
 
 /// The primary's side of one worker's hand-off channel.
@@ -73,7 +88,8 @@ impl HandOff {
         while let Ok(Some((length, socket))) = scm_rights::receive_one(&self.far, &mut buffer) {
             // Only we write to this channel: a record without a connection is one the kernel had no room for.
             let (Some(socket), Some(peer)) = (socket, record::decode(&buffer[..length])) else { continue };
-            arrivals.push(Arrival { on: self.on, peer, socket });
+            let class = record::class(&buffer).checked_sub(1).map(|class| ClassKey::new(class.into()));
+            arrivals.push(Arrival { on: self.on, peer, class, socket });
         }
         arrivals
     }
@@ -81,9 +97,8 @@ impl HandOff {
 
 fn send_some(near: &OwnedFd, batch: &[Arrival]) -> io::Result<usize> {
     let count = batch.len().min(BATCH);
-    let records: [[u8; record::LEN]; BATCH] = std::array::from_fn(|i| {
-        batch.get(i).map_or([0; record::LEN], |arrival| record::encode(arrival.peer))
-    });
+    let records: [[u8; record::LEN]; BATCH] =
+        std::array::from_fn(|i| batch.get(i).map_or([0; record::LEN], Arrival::record));
     // Places beyond `count` repeat the first and are cut off: an array, since this runs for every connection.
     let messages: [(&[u8], BorrowedFd<'_>); BATCH] = std::array::from_fn(|i| {
         let i = if i < count { i } else { 0 };
@@ -98,7 +113,8 @@ mod tests {
 
     fn arrival(on: ListenerKey, port: u16) -> Arrival {
         let (socket, _) = socket_pair::stream_pair().unwrap();
-        Arrival { on, peer: Some(([127, 0, 0, 1], port).into()), socket }
+        let class = port.is_multiple_of(2).then(|| ClassKey::new(254));
+        Arrival { on, peer: Some(([127, 0, 0, 1], port).into()), class, socket }
     }
 
     fn ports(arrivals: &[Arrival]) -> Vec<u16> {
@@ -119,7 +135,13 @@ mod tests {
             assert!(socket.is_some());
             assert_eq!(record::decode(&buffer[..length]).unwrap().unwrap().port(), port);
         }
-        assert_eq!(ports(&channel.read_back()), (4..=40).collect::<Vec<_>>());
+        let back = channel.read_back();
+        assert_eq!(ports(&back), (4..=40).collect::<Vec<_>>());
+        let classes = back.iter().map(|arrival| arrival.class.map(ClassKey::get));
+        assert!(
+            classes.eq((4..=40).map(|port: u16| port.is_multiple_of(2).then_some(254))),
+            "they are of the classes they were of"
+        );
         assert!(channel.read_back().is_empty());
     }
 

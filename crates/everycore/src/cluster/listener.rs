@@ -1,32 +1,28 @@
-//! The cluster's listening sockets, and the way of a connection from `accept` to a worker.
+//! The cluster's listening sockets: who was granted which, and who waits there.
 //!
-//! Accepts only while the core has a free worker; otherwise connections wait in the kernel's backlog, where no
-//! worker's crash can touch them. Which worker gets one is the core's decision; `handoff` carries it there.
+//! Neighbours: `socket` binds them, `spread` accepts and hands over.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use everycore_core::{Assignment, ListenerKey, Primary, Time, WorkerId};
+use everycore_core::{ListenerKey, Primary, Time, WorkerId};
 use everycore_sys::accept::{Accepted, accept};
 use rustix::io::Errno;
 
 use super::group::Group;
 use super::handoff::Arrival;
 use super::member::Member;
+use super::peeks::Peeks;
+use super::selector::Site;
 use super::socket::{self, Bound, Options};
 use super::sources::{Sources, Wake};
-use super::waiting::WaitingRoom;
+use super::spread::Drained;
+use super::waiting::{ROOM, WaitingRoom};
 use crate::address::{Address, BoundAddress};
 use crate::error::Error;
 use crate::protocol::{ListenFailure, Wanted};
-
-/// Connections accepted in one go before anything else gets its turn.
-const DRAIN: usize = 64;
-
-/// Connections still accepted when the last workers leave: a crowd that never ends must not keep them.
-const REST: usize = 4096;
 
 /// Listeners one worker may have open; a worker that asks for more is out of order, not in need.
 const PER_WORKER: usize = 1024;
@@ -44,44 +40,35 @@ pub(crate) struct Listening {
     asked: (Address, u32),
     pub(crate) bound: Bound,
     holders: BTreeSet<WorkerId>,
-    /// Accepted, then given back by a worker; the next free one gets them first.
-    homeless: VecDeque<Arrival>,
-    /// Accepted, each for a worker that is busy.
-    room: WaitingRoom,
+    /// Accepted, then given back by a worker, or kept until its first words had come; the next free one gets them first.
+    pub(super) homeless: VecDeque<Arrival>,
+    /// Accepted, each for a worker or a class that is busy.
+    pub(super) room: WaitingRoom,
+    /// Accepted, and nothing heard of them yet.
+    pub(super) peeks: Peeks,
     /// Used where every slot has a socket of its own.
     group: Group,
     watched: bool,
     /// Connections may wait and nobody was free for them.
     pub(crate) starved: bool,
-    pause: Option<Pause>,
+    /// Somebody is free, but not for those who are next, and no more can be kept.
+    pub(crate) held_up: bool,
+    pub(super) pause: Option<Pause>,
 }
 
-struct Pause {
-    until: Instant,
+pub(super) struct Pause {
+    pub(super) until: Instant,
     length: Duration,
-}
-
-/// What became of a drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Drained {
-    /// Nothing waits any more.
-    Empty,
-    /// More may wait.
-    More,
-    /// Something may wait, and nobody is free.
-    Starved,
-    /// No worker serves it at all.
-    Unserved,
-    /// The primary is out of descriptors or memory; it tries again after a pause.
-    Paused,
 }
 
 /// All listening sockets by key.
 #[derive(Default)]
 pub(crate) struct Listeners {
-    by_key: BTreeMap<ListenerKey, Listening>,
+    pub(super) by_key: BTreeMap<ListenerKey, Listening>,
     last: u32,
-    touched: Vec<WorkerId>,
+    /// Numbers the connections that were peeked at.
+    pub(super) last_peek: u32,
+    pub(super) touched: Vec<WorkerId>,
     /// Every slot has a socket of its own on each address.
     pub(crate) one_per_slot: bool,
     /// Connections handed over since the start.
@@ -113,9 +100,11 @@ impl Listeners {
                 holders: BTreeSet::new(),
                 homeless: VecDeque::new(),
                 room: WaitingRoom::default(),
+                peeks: Peeks::default(),
                 group: Group::default(),
                 watched: false,
                 starved: false,
+                held_up: false,
                 pause: None,
             },
         );
@@ -320,24 +309,11 @@ impl Listeners {
         self.by_key.values_mut().for_each(|listening| listening.group.keep(&is_there));
     }
 
-    /// Everybody who waits on a listener, as far as descriptors reach.
-    pub(crate) fn accept_the_rest(&mut self, key: ListenerKey) -> Vec<Arrival> {
-        let Some(listening) = self.by_key.get_mut(&key) else { return Vec::new() };
-        let mut rest: Vec<Arrival> = listening.room.take_all().collect();
-        while let Ok(Some(arrival)) = listening.next(key) {
-            rest.push(arrival);
-            if rest.len() >= REST {
-                break;
-            }
-        }
-        rest
-    }
-
     /// Gives up a port.
     pub(crate) fn close(&mut self, key: ListenerKey, sources: &Sources) {
-        if let Some(listening) = self.by_key.remove(&key)
-            && listening.watched
-        {
+        let Some(mut listening) = self.by_key.remove(&key) else { return };
+        listening.peeks.take_all(sources);
+        if listening.watched {
             sources.remove(&listening.bound.socket, Wake::Listener(key));
         }
     }
@@ -402,11 +378,13 @@ impl Listeners {
         Drained::Unserved
     }
 
-    /// When a paused listener is to be tried again.
+    /// When a paused listener is to be tried again, or a client has not said anything in time.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         // One that nobody could serve is looked at when somebody can.
         let waiting = self.by_key.values().filter(|listening| !listening.starved);
-        waiting.filter_map(|listening| Some(listening.pause.as_ref()?.until)).min()
+        let retries = waiting.filter_map(|listening| Some(listening.pause.as_ref()?.until));
+        let peeks = self.by_key.values().filter_map(|listening| listening.peeks.next_deadline());
+        retries.chain(peeks).min()
     }
 
     /// Listeners whose pause is over.
@@ -418,110 +396,6 @@ impl Listeners {
     /// Workers that were handed something since this was last asked.
     pub(crate) fn touched(&mut self) -> Option<WorkerId> {
         self.touched.pop()
-    }
-
-    /// Accepts while someone is free, and hands over. The hot path: plain calls, no allocation per connection.
-    pub(crate) fn drain(
-        &mut self,
-        key: ListenerKey,
-        core: &mut Primary,
-        members: &mut Members,
-        now: Time,
-    ) -> Drained {
-        let Some(listening) = self.by_key.get_mut(&key) else { return Drained::Empty };
-        if listening.pause.as_ref().is_some_and(|pause| pause.until > Instant::now()) {
-            return Drained::Paused;
-        }
-        let mut hands = Hands { core, members, touched: &mut self.touched, handed: &mut self.handed, now };
-        let patient = hands.core.may_wait();
-        if patient {
-            listening.call_in(&mut hands);
-        }
-        let mut outcome = Drained::More;
-        for _ in 0..DRAIN {
-            let may_accept = patient && !listening.room.is_full() || hands.core.anyone_free(key, now);
-            if !may_accept {
-                outcome = Drained::Starved;
-                break;
-            }
-            let arrival = match listening.next(key) {
-                Ok(Some(arrival)) => arrival,
-                Ok(None) => {
-                    outcome = Drained::Empty;
-                    break;
-                }
-                Err(_) => {
-                    outcome = Drained::Paused;
-                    break;
-                }
-            };
-            match hands.give(arrival, listening.room.is_full()) {
-                Given::Handed => {}
-                Given::ToWaitFor(worker, arrival) => listening.room.push(worker, arrival),
-                Given::Back(arrival) => {
-                    listening.homeless.push_front(arrival);
-                    outcome = Drained::Starved;
-                    break;
-                }
-            }
-        }
-        // What was given back rings no bell: it is looked at in every turn until it has gone.
-        listening.starved =
-            outcome == Drained::Starved || (outcome == Drained::More && !listening.homeless.is_empty());
-        outcome
-    }
-}
-
-/// What it takes to hand connections over.
-struct Hands<'a> {
-    core: &'a mut Primary,
-    members: &'a mut Members,
-    touched: &'a mut Vec<WorkerId>,
-    handed: &'a mut u64,
-    now: Time,
-}
-
-/// What became of a connection.
-enum Given {
-    Handed,
-    /// Its worker is busy.
-    ToWaitFor(WorkerId, Arrival),
-    /// Nobody takes it for now.
-    Back(Arrival),
-}
-
-impl Hands<'_> {
-    /// Hands a connection to whoever the core chooses; to somebody free where nobody more may wait.
-    fn give(&mut self, arrival: Arrival, is_full: bool) -> Given {
-        let assignment = match self.core.assign(arrival.on, arrival.peer, self.now) {
-            Assignment::WaitFor(_) if is_full => {
-                self.core.assign_overflow(arrival.on, arrival.peer, self.now)
-            }
-            assignment => assignment,
-        };
-        let worker = match assignment {
-            Assignment::To(worker) => worker,
-            Assignment::WaitFor(worker) => return Given::ToWaitFor(worker, arrival),
-            Assignment::Wait => return Given::Back(arrival),
-        };
-        let handed = match self.members.get_mut(&worker) {
-            Some(member) => member.hand(arrival),
-            None => Err(arrival),
-        };
-        match handed {
-            Ok(()) => {
-                *self.handed += 1;
-                if !self.touched.contains(&worker) {
-                    self.touched.push(worker);
-                }
-                Given::Handed
-            }
-            // Its hand-off channel went while the core still counted on it: the connection stays ours.
-            Err(arrival) => {
-                self.core.returned(worker, 1);
-                Given::Back(arrival)
-            }
-        }
     }
 }
 
@@ -548,29 +422,21 @@ impl Listening {
 
     /// Nobody waits here who was accepted already.
     fn has_nobody(&self) -> bool {
-        self.homeless.is_empty() && self.room.is_empty()
+        self.homeless.is_empty() && self.room.is_empty() && self.peeks.len() == 0
     }
 
-    /// Hands over what waited for a worker that is free by now, or that is not the right one any more.
-    fn call_in(&mut self, hands: &mut Hands<'_>) {
-        let mut last = None;
-        while let Some(worker) = self.room.after(last) {
-            last = Some(worker);
-            while let Some(arrival) = self.room.pop(worker) {
-                match hands.give(arrival, false) {
-                    Given::Handed => {}
-                    Given::ToWaitFor(other, arrival) if other != worker => self.room.push(other, arrival),
-                    Given::ToWaitFor(_, arrival) | Given::Back(arrival) => {
-                        self.room.push_front(worker, arrival);
-                        break;
-                    }
-                }
-            }
-        }
+    /// Whether one more can be kept waiting.
+    pub(super) fn has_place(&self) -> bool {
+        self.room.len() + self.peeks.len() < ROOM
+    }
+
+    /// What routing has to know of it.
+    pub(super) fn site(&self) -> Site<'_> {
+        Site { listener: self.name.as_deref().unwrap_or_default(), address: &self.bound.address }
     }
 
     /// The next connection, `None` when none waits.
-    fn next(&mut self, key: ListenerKey) -> io::Result<Option<Arrival>> {
+    pub(super) fn next(&mut self, key: ListenerKey) -> io::Result<Option<Arrival>> {
         if let Some(arrival) = self.homeless.pop_front() {
             return Ok(Some(arrival));
         }
@@ -581,7 +447,7 @@ impl Listening {
         match accept(self.bound.socket.as_fd()) {
             Ok(accepted) => {
                 self.pause = None;
-                Ok(accepted.map(|Accepted { socket, peer }| Arrival { on: key, peer, socket }))
+                Ok(accepted.map(|Accepted { socket, peer }| Arrival { on: key, peer, class: None, socket }))
             }
             Err(error) => {
                 self.pause();

@@ -1,12 +1,15 @@
 //! What a worker process is: program, arguments, environment, output.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::{fmt, io};
 
+use super::route::Launch;
+
 /// Variables that would mislead a worker if they came from this process's own environment.
-const STALE: [&str; 13] = [
+const STALE: [&str; 14] = [
     "NODE_CHANNEL_FD",
     "NODE_CHANNEL_SERIALIZATION_MODE",
     "NODE_UNIQUE_ID",
@@ -20,6 +23,7 @@ const STALE: [&str; 13] = [
     "EVERYCORE_WORKER",
     "EVERYCORE_SLOT",
     "EVERYCORE_GENERATION",
+    "EVERYCORE_CLASS",
 ];
 
 /// What is known of a worker before it is started.
@@ -32,6 +36,8 @@ pub struct WorkerSpec {
     pub slot: u32,
     /// How many reloads came before it.
     pub generation: u32,
+    /// The class it belongs to, where workers are told apart.
+    pub class: Option<String>,
     /// The inherited listeners, by name, with the descriptor number each has in the worker and its port (0 for a
     /// Unix socket). Empty unless [`inherit_listeners`](crate::Cluster::inherit_listeners) is set.
     pub listeners: Vec<(String, i32, u16)>,
@@ -109,6 +115,8 @@ pub(crate) struct Program {
     pub(crate) cwd: Option<PathBuf>,
     pub(crate) command: Option<CommandFn>,
     pub(crate) inherit_listeners: bool,
+    /// What the workers of each class are given besides.
+    pub(crate) launches: BTreeMap<String, Launch>,
 }
 
 impl Program {
@@ -139,6 +147,10 @@ impl Program {
         };
         let mut env = self.env.clone();
         env.append(&mut command.env);
+        if let Some(launch) = spec.class.as_ref().and_then(|class| self.launches.get(class)) {
+            command.args.extend_from_slice(&launch.args);
+            env.extend_from_slice(&launch.env);
+        }
         command.env = env;
         Ok(command)
     }

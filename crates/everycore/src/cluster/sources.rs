@@ -22,6 +22,8 @@ pub(crate) enum Wake {
     Signals,
     Orders,
     Notify,
+    /// A client whose first words are waited for has said something, or ended.
+    Peek(u32),
 }
 
 /// Wakes taken with one system call; the rest come with the next.
@@ -40,6 +42,7 @@ impl Wake {
             Self::Signals => (4, 0),
             Self::Orders => (5, 0),
             Self::Notify => (6, 0),
+            Self::Peek(number) => (7, number),
         };
         (kind << 32) | u64::from(id)
     }
@@ -54,6 +57,7 @@ impl Wake {
             4 => Self::Signals,
             5 => Self::Orders,
             6 => Self::Notify,
+            7 => Self::Peek(id),
             _ => return None,
         })
     }
@@ -83,11 +87,14 @@ impl Sources {
         Ok(Self { outer, inner })
     }
 
-    /// Watches for input, level-triggered; a bell, edge-triggered, since nobody reads it.
+    /// Watches for input, level-triggered; a bell and a client's first words edge-triggered, since nobody reads them here.
     pub(crate) fn add(&self, source: impl AsFd, wake: Wake) -> io::Result<()> {
         let (set, flags) = match wake {
             Wake::Listener(_) => (&self.outer, epoll::EventFlags::IN),
             Wake::Bell(_) => (&self.inner, epoll::EventFlags::IN | epoll::EventFlags::ET),
+            Wake::Peek(_) => {
+                (&self.inner, epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET)
+            }
             _ => (&self.inner, epoll::EventFlags::IN),
         };
         Ok(epoll::add(set, source, epoll::EventData::new_u64(wake.token()), flags)?)
@@ -176,6 +183,7 @@ mod tests {
             Wake::Signals,
             Wake::Orders,
             Wake::Notify,
+            Wake::Peek(7),
         ];
         for source in sources {
             assert_eq!(Wake::from_token(source.token()), Some(source));

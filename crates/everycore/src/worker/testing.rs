@@ -69,6 +69,7 @@ impl FakePrimary {
             worker: 7,
             slot: 2,
             generation: 3,
+            class: None,
             drain_ms: PATIENCE.as_millis() as u64,
         };
         primary.tell(&ToWorker::Welcome(welcome), vec![memfd, bell.into()]);
@@ -165,14 +166,14 @@ impl FakeHandOff {
     }
 
     pub(crate) fn send(&self, port: u16, connection: OwnedFd) {
-        let record = record::encode(Some(SocketAddr::from(([127, 0, 0, 1], port))));
+        let record = record::encode(Some(SocketAddr::from(([127, 0, 0, 1], port))), 0);
         let sent = scm_rights::send_each(&self.near, &[(&record, connection.as_fd())]).unwrap();
         assert_eq!(sent, 1);
     }
 
     /// As `send`, however slowly the other side reads.
     pub(crate) fn send_when_there_is_room(&self, port: u16, connection: OwnedFd) {
-        let record = record::encode(Some(SocketAddr::from(([127, 0, 0, 1], port))));
+        let record = record::encode(Some(SocketAddr::from(([127, 0, 0, 1], port))), 0);
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = scm_rights::send_each(&self.near, &[(&record, connection.as_fd())]) {
             assert!(scm_rights::is_back_pressure(&error), "{error}");

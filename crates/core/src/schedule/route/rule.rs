@@ -43,9 +43,8 @@ pub struct Rule {
 impl Rule {
     /// Whether every condition holds. A connection without addresses meets none that is about addresses.
     pub fn matches(&self, inbound: &Inbound<'_>) -> bool {
-        let from = self
-            .from
-            .is_none_or(|network| inbound.peer.is_some_and(|peer| network.contains(peer.ip())));
+        let from =
+            self.from.is_none_or(|network| inbound.peer.is_some_and(|peer| network.contains(peer.ip())));
         let listener = self.listener.as_deref().is_none_or(|name| name == inbound.listener);
         let port = self.port.is_none_or(|port| inbound.local.is_some_and(|local| local.port() == port));
         from && listener && port
@@ -64,14 +63,15 @@ impl FromStr for Rule {
         let wrong = |condition: &str| RuleError { condition: condition.to_owned() };
         let mut rule = Rule { from: None, listener: None, port: None };
         for condition in text.split(',') {
-            let taken = if let Some(name) = condition.strip_prefix("listener:").filter(|name| !name.is_empty()) {
-                rule.listener.replace(name.to_owned()).is_some()
-            } else if let Some(port) = condition.strip_prefix("port:") {
-                rule.port.replace(port.parse().map_err(|_| wrong(condition))?).is_some()
-            } else {
-                let network = condition.strip_prefix("from:").unwrap_or(condition);
-                rule.from.replace(network.parse().map_err(|_| wrong(condition))?).is_some()
-            };
+            let taken =
+                if let Some(name) = condition.strip_prefix("listener:").filter(|name| !name.is_empty()) {
+                    rule.listener.replace(name.to_owned()).is_some()
+                } else if let Some(port) = condition.strip_prefix("port:") {
+                    rule.port.replace(port.parse().map_err(|_| wrong(condition))?).is_some()
+                } else {
+                    let network = condition.strip_prefix("from:").unwrap_or(condition);
+                    rule.from.replace(network.parse().map_err(|_| wrong(condition))?).is_some()
+                };
             if taken {
                 return Err(wrong(condition));
             }

@@ -65,7 +65,10 @@ fn every_condition_of_a_rule_counts() {
     let route = [("listener:admin", "ops"), ("port:8443,10.0.0.0/8", "tenant"), ("from:10.0.0.0/8", "ops")]
         .into_iter()
         .fold(
-            Route::new().class(Class::new("web", 1)).class(Class::new("ops", 1)).class(Class::new("tenant", 1)),
+            Route::new()
+                .class(Class::new("web", 1))
+                .class(Class::new("ops", 1))
+                .class(Class::new("tenant", 1)),
             |route, (rule, class)| route.rule(rule.parse().unwrap(), class),
         );
     let router = Router::new(route).unwrap();
@@ -116,7 +119,10 @@ fn what_does_not_fit_together_is_explained() {
     assert!(refused(route(Class::new("", 1))).contains("needs a name"));
     assert!(refused(route(Class::new("special", 0))).contains("at least one worker"));
     assert!(refused(route(Class::new("special", 5_000))).contains("4096"));
-    assert!(refused(route(Class::new("other", 1))).contains("no class is called \"special\"; there are normal, other"));
+    assert!(
+        refused(route(Class::new("other", 1)))
+            .contains("no class is called \"special\"; there are normal, other")
+    );
     for policy in [Policy::Shared, Policy::Reuseport, Policy::Route] {
         let text = refused(route(Class::new("special", 1).policy(policy)));
         assert!(text.contains("choose round-robin (rr), least or sticky"), "{text}");

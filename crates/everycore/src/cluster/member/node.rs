@@ -252,7 +252,8 @@ mod tests {
             .map(|seq| {
                 let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
                 let (socket, peer) = listener.accept().unwrap();
-                node.unanswered.insert(seq, Arrival { on: ON, peer: Some(peer), socket: socket.into() });
+                node.unanswered
+                    .insert(seq, Arrival { on: ON, peer: Some(peer), class: None, socket: socket.into() });
                 client
             })
             .collect();
