@@ -14,6 +14,7 @@ Everycore side by side with Node, nginx and others.
 
 usage: cargo run --release -p everycore-bench -- [ROW…] [options]
        … -- report                     write docs/performance.md from the last run of each row
+       … -- policies [--help]          shares under each policy; addresses that sticky moves
        … -- gate                       system calls per connection against what CI allows; needs strace
        … -- load ADDRESS [options]     the load generator alone
 

@@ -11,6 +11,7 @@ mod args;
 mod load;
 mod measure;
 mod messages;
+mod policies;
 mod process;
 mod random;
 mod raw;
@@ -45,6 +46,7 @@ macro_rules! print_out {
         { println!($($arg)*); }
     }};
 }
+pub(crate) use print_out;
 
 fn main() -> ExitCode {
     let typed: Vec<String> = std::env::args().skip(1).collect();
@@ -56,6 +58,8 @@ fn main() -> ExitCode {
         {
             messages::measure(rest)
         }
+        Some(("policies", rest)) => policies::run(rest),
+        Some(("policies-server", rest)) => policies::server::serve(rest),
         Some(("messages-echo", rest)) => messages::echo(rest),
         _ => run(&typed),
     };
