@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::load::{Burn, Length, Pace, Plan, Reuse};
-use crate::rows::Row;
+use crate::rows::{Document, Row};
 use crate::servers::Server;
 use crate::tools::Missing;
 
@@ -13,21 +13,24 @@ pub(crate) const HELP: &str = "\
 Everycore side by side with Node, nginx and others.
 
 usage: cargo run --release -p everycore-bench -- [ROW…] [options]
-       … -- report                     write docs/performance.md from the last run of each row
+       … -- report                     write docs/performance.md and docs/scale.md from the last run of each row
        … -- policies [--help]          shares under each policy; addresses that sticky moves
        … -- gate                       system calls per connection against what CI allows; needs strace
        … -- load ADDRESS [options]     the load generator alone
 
-rows: short keepalive syscalls fairness tail tail-fast kills reloads starts memory messages; all without any
+rows: short keepalive syscalls fairness tail tail-fast kills reloads starts memory messages; all of them without any
+      scale-workers scale-listeners scale-connections scale-messages flat instructions; all of them with `scale`
 
-  --rounds N        rounds of a row (7)
-  --seconds S       length of one measurement (2)
+  --minutes M       how long all of it may take (20): as many rounds of each row as fit, at least 3
+  --rounds N        rounds of a row at most (7)
+  --seconds S       length of one measurement (1)
   --workers N       workers of every server (2)
   --only A,B        only these servers; ratios to a server that is left out show as –
   --smoke           one short round, counts scaled down, results not kept: does everything run?
+  --scale F         this many times as many kills, restarts and counted connections (1)
   --seed N          order of rounds and choice of burning requests (by the clock)
   --no-install      leave out peers that are missing instead of running bench/peers/setup
-  --document        write docs/performance.md afterwards
+  --document        write the documents afterwards
 
 load: --connections N (64) or --rate R; --keep or --careful; --burn SHARE:MS; --seconds S; --requests N; --warm-up S";
 
@@ -46,6 +49,8 @@ pub(crate) enum Command {
 pub(crate) struct Args {
     pub(crate) command: Command,
     pub(crate) rounds: usize,
+    /// How long all rows together may take.
+    pub(crate) budget: Duration,
     pub(crate) window: Duration,
     pub(crate) workers: usize,
     pub(crate) only: Vec<Server>,
@@ -70,7 +75,8 @@ impl Args {
         let mut args = Self {
             command: Command::Rows(Vec::new()),
             rounds: 7,
-            window: Duration::from_secs(2),
+            budget: Duration::from_secs(20 * 60),
+            window: Duration::from_secs(1),
             workers: 2,
             only: Vec::new(),
             scale: 1.0,
@@ -92,9 +98,12 @@ impl Args {
                     target = Some(words.value::<SocketAddrV4>("load")?);
                 }
                 "--rounds" => args.rounds = words.value::<usize>(word)?.max(1),
+                "--minutes" => args.budget = words.seconds(word)? * 60,
                 "--seconds" => args.window = words.seconds(word)?,
                 "--workers" => args.workers = words.value::<usize>(word)?.max(1),
                 "--only" => args.only = servers(&words.value::<String>(word)?)?,
+                "--scale" => args.scale = words.value::<f64>(word)?.clamp(0.001, 1000.0),
+                "scale" => rows.extend(Row::of(Document::Scale)),
                 "--seed" => args.seed = words.value(word)?,
                 "--no-install" => args.missing = Missing::LeaveOut,
                 "--document" => args.document = true,
@@ -107,7 +116,9 @@ impl Args {
             }
         }
         match &mut args.command {
-            Command::Rows(chosen) => *chosen = if rows.is_empty() { Row::ALL.to_vec() } else { rows },
+            Command::Rows(chosen) => {
+                *chosen = if rows.is_empty() { Row::of(Document::Performance).collect() } else { rows };
+            }
             Command::Load => args.plan = target.map(|target| load.plan(target, args.window, args.seed)),
             Command::Help | Command::Report | Command::Gate => {}
         }
@@ -163,6 +174,7 @@ impl LoadArgs {
     fn plan(&self, target: SocketAddrV4, window: Duration, seed: u64) -> Plan {
         Plan {
             target,
+            hosts: 1,
             pace: self.pace,
             reuse: self.reuse,
             burn: self.burn,
@@ -213,7 +225,9 @@ mod tests {
 
     #[test]
     fn without_a_row_all_are_measured() {
-        assert_eq!(parse("").unwrap().command, Command::Rows(Row::ALL.to_vec()));
+        let all = |document| Command::Rows(Row::of(document).collect());
+        assert_eq!(parse("").unwrap().command, all(Document::Performance));
+        assert_eq!(parse("scale").unwrap().command, all(Document::Scale));
         assert_eq!(
             parse("tail --rounds 3 short").unwrap().command,
             Command::Rows(vec![Row::Tail, Row::Short])

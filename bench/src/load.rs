@@ -3,12 +3,13 @@
 //! One thread, one epoll set, no allocation per request. A *closed* load keeps a number of requests in flight; an
 //! *open* one starts them by the clock, whatever the server does, and counts latency from the moment a request was
 //! due, so that a stall is felt by every request it delays. Neighbours: `engine` is the loop, `connection` one
-//! connection's socket, `answer` reads HTTP, `failure` says what can go wrong.
+//! connection's socket, `answer` reads HTTP, `failure` says what can go wrong; `hold` keeps connections at rest.
 
 mod answer;
 mod connection;
 mod engine;
 mod failure;
+mod hold;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
@@ -16,12 +17,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub(crate) use failure::{Failed, Failure, Failures};
+pub(crate) use hold::hold;
 
 /// What to send.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Where the server listens.
     pub(crate) target: SocketAddrV4,
+    /// On how many addresses, counting up from there: connections go to each in turn.
+    pub(crate) hosts: u32,
     /// When a request starts.
     pub(crate) pace: Pace,
     /// What becomes of a connection after its first answer.

@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 // `scratch` and others serve several modules; what a row does not need yet is no reason to split them.
 mod args;
+mod budget;
+mod hot;
 mod load;
 mod measure;
 mod messages;
@@ -25,10 +27,11 @@ mod tools;
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use args::{Args, Command};
 use report::Report;
-use rows::{Bench, Row};
+use rows::{Bench, Document, Row};
 
 /// Tells the reader what is going on, beside the results.
 macro_rules! say {
@@ -61,6 +64,8 @@ fn main() -> ExitCode {
         Some(("policies", rest)) => policies::run(rest),
         Some(("policies-server", rest)) => policies::server::serve(rest),
         Some(("messages-echo", rest)) => messages::echo(rest),
+        Some(("hot", rest)) => rows::instructions::step(rest),
+        Some(("restarts", rest)) => rows::flat::restart_all(rest),
         _ => run(&typed),
     };
     match result {
@@ -85,10 +90,7 @@ fn run(typed: &[String]) -> io::Result<()> {
         Command::Report => {}
     }
     if args.document || args.command == Command::Report {
-        let names = Row::ALL.map(Row::name);
-        let path = surroundings::document();
-        std::fs::write(&path, report::document(&Report::load_all(&surroundings::results(), &names)))?;
-        say!("written: {}", path.display());
+        write_documents()?;
     }
     Ok(())
 }
@@ -102,7 +104,7 @@ fn measure_rows(args: &Args, rows: &[Row]) -> io::Result<()> {
     let mut bench = Bench {
         tools,
         workers: args.workers,
-        rounds: args.rounds,
+        budget: budget::Budget::new(args.rounds, args.budget),
         window: args.window,
         only: args.only.clone(),
         scale: args.scale,
@@ -110,7 +112,12 @@ fn measure_rows(args: &Args, rows: &[Row]) -> io::Result<()> {
         made,
     };
     let mut failed = Vec::new();
-    for row in rows {
+    let ends = Instant::now() + args.budget;
+    for (done, row) in rows.iter().enumerate() {
+        // What earlier rows took too long, later ones share.
+        let shares: u32 = rows[done..].iter().map(|row| row.share()).sum();
+        let left = ends.saturating_duration_since(Instant::now());
+        bench.budget = budget::Budget::new(args.rounds, left * row.share() / shares);
         match row.run(&mut bench) {
             Ok(report) => {
                 print_out!("{}", report.to_text());
@@ -130,6 +137,21 @@ fn measure_rows(args: &Args, rows: &[Row]) -> io::Result<()> {
     } else {
         Err(io::Error::other(format!("not measured: {}", failed.join(", "))))
     }
+}
+
+/// Out of the last run of each row; a document none of whose rows was ever run stays as it is.
+fn write_documents() -> io::Result<()> {
+    for document in [Document::Performance, Document::Scale] {
+        let names: Vec<&str> = Row::of(document).map(Row::name).collect();
+        let reports = Report::load_all(&surroundings::results(), &names);
+        if reports.is_empty() {
+            continue;
+        }
+        let path = surroundings::document(document);
+        std::fs::write(&path, report::document(document, &reports))?;
+        say!("written: {}", path.display());
+    }
+    Ok(())
 }
 
 /// The generator alone, against whatever listens there.

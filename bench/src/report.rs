@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::rows::Document;
+
 /// The findings of one row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Report {
@@ -219,11 +221,20 @@ impl Report {
 }
 
 /// All rows as one document, the bars first.
-pub(crate) fn document(reports: &[Report]) -> String {
-    let mut text = String::from(
-        "# Performance\n\nWritten by `just bench report` out of the last run of each row; not edited by hand. Only ratios \
-         within one run count, and only on the machine they were measured on: run it on yours.\n\n## The bars\n\n",
-    );
+pub(crate) fn document(document: Document, reports: &[Report]) -> String {
+    let mut text = String::from(match document {
+        Document::Performance => {
+            "# Performance\n\nWritten by `just bench report` out of the last run of each row; not edited by hand. Only ratios \
+             within one run count, and only on the machine they were measured on: run it on yours. Why a bar is missed, and \
+             where the time goes, is in [profiles](profiles/README.md); how costs grow, in [scale](scale.md).\n\n\
+             ## The bars\n\n"
+        }
+        Document::Scale => {
+            "# How costs grow\n\nWritten by `just bench report` out of the last run of each row (`just bench scale`); not edited \
+             by hand. CPU and counts, not rates: they hold where two cores are shared by many. What bends the curves, and \
+             what to expect of many cores, is in [scaling](scaling.md).\n\n## What must stay flat\n\n"
+        }
+    });
     let rows: Vec<_> = reports.iter().flat_map(|report| report.verdicts.iter().map(verdict_row)).collect();
     text.push_str(&piped(&VERDICT_HEADS.map(str::to_owned), &rows));
     if let Some(made) = reports.iter().find_map(|report| report.made.as_ref()) {

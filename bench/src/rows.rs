@@ -2,11 +2,17 @@
 //!
 //! A row takes a [`Bench`] and gives a [`Report`]. Neighbours: `throughput` has short and kept connections, `counts` the
 //! system calls, `balance` who gets what and how long it takes, `failures` kills and reloads, `starts`, `memory`,
-//! `messages`.
+//! `messages`. How costs grow: `curves` with workers and listeners, `held` with connections at rest, `crowd` with messages
+//! to many, `flat` over time; `instructions` of single steps.
 
 mod balance;
 pub(crate) mod counts;
+mod crowd;
+mod curves;
 mod failures;
+pub(crate) mod flat;
+mod held;
+pub(crate) mod instructions;
 mod memory;
 mod messages;
 mod starts;
@@ -16,6 +22,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
+use crate::budget::Budget;
 use crate::load::{Length, Pace, Plan, Reuse};
 use crate::random::Random;
 use crate::report::{Made, Report, number};
@@ -37,11 +44,26 @@ pub(crate) enum Row {
     Starts,
     Memory,
     Messages,
+    Instructions,
+    ScaleWorkers,
+    ScaleListeners,
+    ScaleConnections,
+    ScaleMessages,
+    Flat,
+}
+
+/// A document that rows are written into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Document {
+    /// How we stand beside others: `docs/performance.md`.
+    Performance,
+    /// How costs grow: `docs/scale.md`.
+    Scale,
 }
 
 impl Row {
     /// All of them, in the order of the document.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Short,
         Self::KeepAlive,
         Self::Syscalls,
@@ -53,6 +75,12 @@ impl Row {
         Self::Starts,
         Self::Memory,
         Self::Messages,
+        Self::Instructions,
+        Self::ScaleWorkers,
+        Self::ScaleListeners,
+        Self::ScaleConnections,
+        Self::ScaleMessages,
+        Self::Flat,
     ];
 
     /// Its name on the command line.
@@ -69,7 +97,54 @@ impl Row {
             Self::Starts => "starts",
             Self::Memory => "memory",
             Self::Messages => "messages",
+            Self::Instructions => "instructions",
+            Self::ScaleWorkers => "scale-workers",
+            Self::ScaleListeners => "scale-listeners",
+            Self::ScaleConnections => "scale-connections",
+            Self::ScaleMessages => "scale-messages",
+            Self::Flat => "flat",
         }
+    }
+
+    /// Seconds it takes when nobody disturbs: the proportions in which rows share the time there is.
+    pub(crate) fn share(self) -> u32 {
+        match self {
+            Self::Short => 230,
+            Self::KeepAlive => 130,
+            Self::Syscalls => 60,
+            Self::Fairness => 110,
+            Self::Tail => 170,
+            Self::TailFast => 120,
+            Self::Kills => 110,
+            Self::Reloads => 150,
+            Self::Starts => 60,
+            Self::Memory => 30,
+            Self::Messages => 100,
+            Self::Instructions => 90,
+            Self::ScaleWorkers => 200,
+            Self::ScaleListeners => 60,
+            Self::ScaleConnections => 120,
+            Self::ScaleMessages => 60,
+            Self::Flat => 120,
+        }
+    }
+
+    /// Where its findings belong.
+    pub(crate) fn document(self) -> Document {
+        match self {
+            Self::Instructions
+            | Self::ScaleWorkers
+            | Self::ScaleListeners
+            | Self::ScaleConnections
+            | Self::ScaleMessages
+            | Self::Flat => Document::Scale,
+            _ => Document::Performance,
+        }
+    }
+
+    /// The rows of a document, in order.
+    pub(crate) fn of(document: Document) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |row| row.document() == document)
     }
 
     /// The row of this name.
@@ -94,6 +169,12 @@ impl Row {
             Self::Starts => starts::starts(bench),
             Self::Memory => memory::memory(bench),
             Self::Messages => messages::messages(bench),
+            Self::Instructions => instructions::instructions(bench),
+            Self::ScaleWorkers => curves::workers(bench),
+            Self::ScaleListeners => curves::listeners(bench),
+            Self::ScaleConnections => held::connections(bench),
+            Self::ScaleMessages => crowd::crowd(bench),
+            Self::Flat => flat::flat(bench),
         }?;
         report.row = self.name().to_owned();
         report.made = Some(bench.made.clone());
@@ -108,8 +189,8 @@ pub(crate) struct Bench {
     pub(crate) tools: Tools,
     /// Workers of every server.
     pub(crate) workers: usize,
-    /// Rounds of a row.
-    pub(crate) rounds: usize,
+    /// Rounds of the row under way, and its time.
+    pub(crate) budget: Budget,
     /// How long one measurement takes.
     pub(crate) window: Duration,
     /// Only these servers, when there are any.
@@ -138,7 +219,7 @@ impl Bench {
             match Running::start(server, &self.tools, workers, &[]) {
                 Ok(Some(one)) => running.push(one),
                 Ok(None) => crate::say!("{} is left out: not installed", server.name()),
-                Err(error) if matches!(server, Server::Everycore(..) | Server::Raw(_)) => return Err(error),
+                Err(error) if server.is_ours() || matches!(server, Server::Raw(_)) => return Err(error),
                 Err(error) => crate::say!("{} is left out: {error}", server.name()),
             }
         }
@@ -158,6 +239,7 @@ impl Bench {
     fn closed(&mut self, target: SocketAddrV4, connections: usize, reuse: Reuse) -> Plan {
         Plan {
             target,
+            hosts: 1,
             pace: Pace::Closed(connections),
             reuse,
             burn: None,

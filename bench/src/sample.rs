@@ -7,6 +7,7 @@ use std::io;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use crate::budget::Budget;
 use crate::load::{self, Mark, Outcome, Plan};
 use crate::measure::cpu;
 use crate::measure::machine::Accounts;
@@ -29,6 +30,8 @@ pub(crate) struct Sample {
     pub(crate) outcome: Outcome,
     /// CPU time of the server's processes in the measured time.
     pub(crate) cpu: Duration,
+    /// The same, process by process.
+    pub(crate) each: BTreeMap<u32, Duration>,
     /// CPU time of the generator in the measured time.
     pub(crate) generator: Duration,
     /// The share of the machine that was taken by others, or stolen.
@@ -48,27 +51,31 @@ impl Sample {
 /// The generator fails.
 pub(crate) fn take(running: &Running, plan: &Plan) -> io::Result<Sample> {
     let processes = running.processes();
-    let look = || (Instant::now(), Accounts::now(), cpu::used(&processes), cpu::own());
+    let look = || (Instant::now(), Accounts::now(), cpu::used_each(&processes), cpu::own());
     let mut looks = Vec::with_capacity(2);
     let outcome = load::run(plan, &AtomicBool::new(false), &mut |_: Mark| looks.push(look()))?;
     let [(began, before, cpu_before, own_before), (ended, after, cpu_after, own_after)] = looks.as_slice()
     else {
         return Err(io::Error::other("the measured time has two bounds"));
     };
-    let cpu = cpu_after.saturating_sub(*cpu_before);
+    let since =
+        |pid, after: &Duration| after.saturating_sub(cpu_before.get(pid).copied().unwrap_or_default());
+    let each: BTreeMap<u32, Duration> =
+        cpu_after.iter().map(|(pid, after)| (*pid, since(pid, after))).collect();
+    let cpu = each.values().sum();
     let generator = own_after.saturating_sub(*own_before);
     let foreign = after.foreign_share(before, cpu + generator, ended.duration_since(*began));
-    Ok(Sample { outcome, cpu, generator, foreign })
+    Ok(Sample { outcome, cpu, each, generator, foreign })
 }
 
-/// Takes a sample again while others disturb it; the least disturbed stands.
+/// Takes a sample again while others disturb it and there is time; the least disturbed stands.
 ///
 /// # Errors
 /// As [`take`].
-pub(crate) fn take_undisturbed(running: &Running, plan: &Plan) -> io::Result<Sample> {
+pub(crate) fn take_undisturbed(running: &Running, plan: &Plan, budget: &Budget) -> io::Result<Sample> {
     let mut best = take(running, plan)?;
     for _ in 0..REPEATS {
-        if best.foreign <= DISTURBED {
+        if best.foreign <= DISTURBED || !budget.has_time() {
             break;
         }
         let again = take(running, plan)?;
@@ -82,28 +89,30 @@ pub(crate) fn take_undisturbed(running: &Running, plan: &Plan) -> io::Result<Sam
 /// One measurement of every server, in random order.
 pub(crate) type Round<K, T> = BTreeMap<K, T>;
 
-/// Measures every server once per round, each round in an order of its own.
+/// Measures every server once per round, each round in an order of its own, as many rounds as the budget allows.
 ///
 /// # Errors
 /// As `measure`.
 pub(crate) fn rounds<'r, T>(
     servers: &'r [Running],
-    count: usize,
+    budget: &Budget,
     random: &mut Random,
     mut measure: impl FnMut(&'r Running) -> io::Result<T>,
 ) -> io::Result<Vec<Round<Server, T>>> {
     let mut order: Vec<&Running> = servers.iter().collect();
-    (0..count)
-        .map(|round| {
-            random.shuffle(&mut order);
-            crate::say!(
-                "round {} of {count}: {}",
-                round + 1,
-                order.iter().map(|r| r.server.name()).collect::<Vec<_>>().join(" ")
-            );
-            order.iter().map(|running| Ok((running.server, measure(running)?))).collect()
-        })
-        .collect()
+    let mut rounds = Vec::new();
+    let mut last = Duration::ZERO;
+    while budget.allows(rounds.len(), last) {
+        random.shuffle(&mut order);
+        let names: Vec<_> = order.iter().map(|running| running.server.name()).collect();
+        crate::say!("round {}: {}", rounds.len() + 1, names.join(" "));
+        let began = Instant::now();
+        rounds.push(
+            order.iter().map(|running| Ok((running.server, measure(running)?))).collect::<io::Result<_>>()?,
+        );
+        last = began.elapsed();
+    }
+    Ok(rounds)
 }
 
 /// The half of the rounds in which others took least of the machine, at least three.
@@ -114,14 +123,19 @@ pub(crate) fn keep_calm<K: Ord>(mut rounds: Vec<Round<K, Sample>>) -> Vec<Round<
     rounds
 }
 
-/// What the rules are, for the reader.
-pub(crate) fn rules(rounds: usize) -> String {
+/// What the rules are, for the reader, and what came of them: rounds made, and kept.
+pub(crate) fn rules(budget: &Budget, made: usize, kept: &[Round<Server, Sample>]) -> String {
+    let foreign = kept.iter().flat_map(Round::values).map(|sample| sample.foreign * 100.0);
+    let foreign = Figure::of(foreign).map_or(0.0, |figure| figure.median);
     format!(
-        "Rules, fixed beforehand: {rounds} rounds, every server once per round, in random order; a measurement in which \
-         other processes and the hypervisor took more than {:.0} % of the machine is repeated, at most {REPEATS} times, and \
-         the least disturbed stands; the half of the rounds with the least foreign CPU is kept, at least {KEPT}. Figures \
-         are medians of the kept rounds with their smallest and largest value; a ratio is formed within each round first.",
-        DISTURBED * 100.0
+        "Rules, fixed beforehand: {}, every server once per round, in random order; a measurement in which other processes \
+         and the hypervisor took more than {:.0} % of the machine is repeated while there is time, at most {REPEATS} times, \
+         and the least disturbed stands; the half of the rounds with the least foreign CPU is kept, at least {KEPT}. \
+         Figures are medians of the kept rounds with their smallest and largest value; a ratio is formed within each round \
+         first. Here: {made} rounds, {} kept, foreign CPU in them {foreign:.1} % (median).",
+        budget.rule(),
+        DISTURBED * 100.0,
+        kept.len(),
     )
 }
 
@@ -193,7 +207,16 @@ mod tests {
     fn the_calmer_half_of_the_rounds_is_kept_and_at_least_three() {
         let round = |foreign| {
             let zero = Duration::ZERO;
-            BTreeMap::from([(1, Sample { outcome: Outcome::default(), cpu: zero, generator: zero, foreign })])
+            BTreeMap::from([(
+                1,
+                Sample {
+                    outcome: Outcome::default(),
+                    cpu: zero,
+                    each: BTreeMap::new(),
+                    generator: zero,
+                    foreign,
+                },
+            )])
         };
         let kept = |foreign: &[f64]| {
             keep_calm(foreign.iter().copied().map(round).collect())

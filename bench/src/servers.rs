@@ -53,8 +53,11 @@ pub(crate) enum Server {
     NginxReuseport,
     HaProxy,
     HyperPair,
+    HyperThreads,
     AxumThreads,
     Actix,
+    /// Node's own program, unmodified, with our primary instead of Node's.
+    NodeUnder(Spread),
 }
 
 impl Server {
@@ -77,8 +80,11 @@ impl Server {
             Self::NginxReuseport,
             Self::HaProxy,
             Self::HyperPair,
+            Self::HyperThreads,
             Self::AxumThreads,
             Self::Actix,
+            Self::NodeUnder(RoundRobin),
+            Self::NodeUnder(Shared),
             Self::NodeRr,
             Self::NodeNone,
             Self::Pm2,
@@ -116,7 +122,11 @@ impl Server {
             Self::Nginx => "nginx",
             Self::NginxReuseport => "nginx-reuseport",
             Self::HaProxy => "haproxy",
+            Self::NodeUnder(Least) => "node-under-least",
+            Self::NodeUnder(RoundRobin) => "node-under-rr",
+            Self::NodeUnder(Shared) => "node-under-shared",
             Self::HyperPair => "hyper-pair",
+            Self::HyperThreads => "hyper-threads",
             Self::AxumThreads => "axum-threads",
             Self::Actix => "actix",
         }
@@ -138,6 +148,8 @@ impl Server {
             Self::NginxReuseport => "nginx, listen … reuseport",
             Self::HaProxy => "HAProxy answering by itself, one process, a thread per worker",
             Self::HyperPair => "bare hyper: processes sharing a listener through tokio",
+            Self::HyperThreads => "hyper on tokio's work-stealing threads, one process",
+            Self::NodeUnder(_) => "Everycore as the primary of unmodified Node workers",
             Self::AxumThreads => "axum on tokio's work-stealing threads, one process",
             Self::Actix => "actix-web, one process, a runtime per thread",
         }
@@ -145,14 +157,33 @@ impl Server {
 
     /// Whether its workers are processes that can be told apart by what they answer.
     pub(crate) fn has_processes(self) -> bool {
-        !matches!(self, Self::HaProxy | Self::AxumThreads | Self::Actix)
+        !matches!(self, Self::HaProxy | Self::HyperThreads | Self::AxumThreads | Self::Actix)
     }
 
     /// Whether `/block` burns CPU in it.
     pub(crate) fn can_burn(self) -> bool {
         matches!(
             self,
-            Self::Everycore(..) | Self::Raw(_) | Self::NodeRr | Self::NodeNone | Self::Pm2 | Self::Deno
+            Self::Everycore(..)
+                | Self::Raw(_)
+                | Self::NodeUnder(_)
+                | Self::NodeRr
+                | Self::NodeNone
+                | Self::Pm2
+                | Self::Deno
+        )
+    }
+
+    /// Whether its primary is ours: it prints its events, and without it there is nothing to measure.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Everycore(..) | Self::NodeUnder(_))
+    }
+
+    /// Whether it compiles while it runs, and so gets faster.
+    pub(crate) fn learns(self) -> bool {
+        matches!(
+            self,
+            Self::NodeUnder(_) | Self::NodeRr | Self::NodeNone | Self::Pm2 | Self::Bun | Self::Deno
         )
     }
 
@@ -170,20 +201,18 @@ impl Server {
         let address = site.address;
         match self {
             Self::Everycore(spread, face) => {
-                let spread = match spread {
-                    Spread::Least => "least",
-                    Spread::RoundRobin => "rr",
-                    Spread::Shared => "shared",
-                };
                 let face = match face {
                     Face::Raw => "raw",
                     Face::Hyper => "hyper",
                     Face::Axum => "axum",
                 };
-                let mut args =
-                    vec![address.to_string(), site.workers.to_string(), spread.into(), face.into()];
-                args.extend(site.options.iter().cloned());
-                Ok(Some(Launch::new(own_server()?, args)))
+                Ok(Some(ours(site, spread, face, &[])?))
+            }
+            Self::NodeUnder(spread) => {
+                let Some(node) = site.tools.path("node") else { return Ok(None) };
+                let script = peers::fixture("cluster.cjs");
+                let more = [format!("node={}", node.display()), format!("script={script}")];
+                Ok(Some(ours(site, spread, "node", &more)?))
             }
             Self::Raw(kind) => {
                 let args =
@@ -236,12 +265,26 @@ impl Running {
         workers: usize,
         options: &[&str],
     ) -> io::Result<Option<Self>> {
+        Self::start_on(free_address(Ipv4Addr::LOCALHOST)?, server, tools, workers, options)
+    }
+
+    /// As [`start`](Self::start), on this address, and on those above it when the options say so.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub(crate) fn start_on(
+        address: SocketAddrV4,
+        server: Server,
+        tools: &Tools,
+        workers: usize,
+        options: &[&str],
+    ) -> io::Result<Option<Self>> {
         let scratch = Scratch::new(server.name())?;
         let options =
             options.iter().map(|option| option.replace("{dir}", &scratch.path().display().to_string()));
         let site = Site {
             tools,
-            address: free_address()?,
+            address,
             workers,
             directory: scratch.path().to_owned(),
             options: options.collect(),
@@ -315,6 +358,7 @@ impl Plan {
     fn probe(target: SocketAddrV4) -> Self {
         Self {
             target,
+            hosts: 1,
             pace: Pace::Closed(8),
             reuse: Reuse::Short,
             burn: None,
@@ -327,9 +371,34 @@ impl Plan {
 }
 
 /// A port nobody uses at this moment. Somebody could take it before the server does; then it says so and ends.
-pub(crate) fn free_address() -> io::Result<SocketAddrV4> {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+pub(crate) fn free_address(ip: Ipv4Addr) -> io::Result<SocketAddrV4> {
+    let port = TcpListener::bind((ip, 0))?.local_addr()?.port();
+    Ok(SocketAddrV4::new(ip, port))
+}
+
+/// How our own server is started.
+fn ours(site: &Site<'_>, spread: Spread, face: &str, more: &[String]) -> io::Result<Launch> {
+    let spread = match spread {
+        Spread::Least => "least",
+        Spread::RoundRobin => "rr",
+        Spread::Shared => "shared",
+    };
+    let mut args = vec![site.address.to_string(), site.workers.to_string(), spread.into(), face.into()];
+    args.extend(more.iter().chain(&site.options).cloned());
+    Ok(Launch::new(own_server()?, args))
+}
+
+/// Runs our cluster of messages to its end and gives what it said.
+///
+/// # Errors
+/// It fails, or does not end in time.
+pub(crate) fn run_chatter(workers: usize, window: Duration, limit: Duration) -> io::Result<String> {
+    let scratch = Scratch::new("chatter")?;
+    let window = format!("window={}", window.as_millis());
+    let args = ["-".to_owned(), workers.to_string(), "least".into(), "chatter".into(), window];
+    let process = Process::start(&Launch::new(own_server()?, args), scratch.path(), "server")?;
+    process.wait(limit)?;
+    Ok(process.log())
 }
 
 /// Our server is built beside us.

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::measure::machine;
 use crate::report::Made;
+use crate::rows::Document;
 use crate::tools::Tools;
 
 /// Builds what is measured beside this program, as this program was built: what is measured must not be older.
@@ -40,9 +41,13 @@ pub(crate) fn results() -> PathBuf {
     own.parent().unwrap_or(Path::new(".")).join("bench-results")
 }
 
-/// The document in the repository.
-pub(crate) fn document() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance.md")
+/// A document in the repository.
+pub(crate) fn document(document: Document) -> PathBuf {
+    let name = match document {
+        Document::Performance => "performance.md",
+        Document::Scale => "scale.md",
+    };
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name)
 }
 
 /// The facts about this run.

@@ -16,7 +16,7 @@ use super::failure::Failure;
 const ROOM: usize = 2048;
 
 /// Loopback addresses the generator comes from in turn, 127.0.0.2 and up: each has ports of its own.
-const SOURCES: u32 = 32;
+pub(super) const SOURCES: u32 = 32;
 
 pub(super) struct Connection {
     socket: OwnedFd,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -228,7 +229,11 @@ impl<'p> Engine<'p> {
     fn begin(&mut self, due: Instant) -> bool {
         self.begun = self.begun.wrapping_add(1);
         self.measured.0 += u64::from(matches!(self.stage, Stage::Measuring { .. }));
-        let mut connection = match Connection::begin(self.plan.target, self.begun, self.rooms.pop()) {
+        let target = SocketAddrV4::new(
+            Ipv4Addr::from_bits(self.plan.target.ip().to_bits() + self.begun % self.plan.hosts.max(1)),
+            self.plan.target.port(),
+        );
+        let mut connection = match Connection::begin(target, self.begun, self.rooms.pop()) {
             Ok(connection) => connection,
             Err(failure) => {
                 self.failed(failure, None, due);

@@ -3,12 +3,18 @@
 //! A thread that ends takes its account along, so the figure is for stretches in which nobody ends. Kernel work done on
 //! behalf of a process is in it, including what loopback makes it do for its peer.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
 /// CPU time the living threads of these processes have used.
 pub(crate) fn used(processes: &[u32]) -> Duration {
-    processes.iter().map(|pid| process(*pid)).sum()
+    used_each(processes).values().sum()
+}
+
+/// The same, one by one.
+pub(crate) fn used_each(processes: &[u32]) -> BTreeMap<u32, Duration> {
+    processes.iter().map(|pid| (*pid, process(*pid))).collect()
 }
 
 /// CPU time the calling process has used.

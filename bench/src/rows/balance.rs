@@ -33,10 +33,11 @@ pub(super) fn fairness(bench: &mut Bench) -> io::Result<Report> {
     let mut report = Report::new("fairness", "The busiest worker's share of 10,000 short connections");
     let servers = bench.start(&SERVERS)?;
     let mut columns = Vec::new();
-    for flight in FLIGHTS {
+    for (done, flight) in FLIGHTS.into_iter().enumerate() {
         let count = bench.count(10_000);
+        let budget = bench.budget.part((FLIGHTS.len() - done) as u32);
         let mut order = bench.random.clone();
-        let rounds = sample::rounds(&servers, bench.rounds, &mut order, |running| {
+        let rounds = sample::rounds(&servers, &budget, &mut order, |running| {
             let mut plan = bench.closed(running.address, flight, Reuse::Short);
             (plan.warm_up, plan.length) = (Duration::ZERO, Length::Requests(count));
             sample::take(running, &plan)
@@ -52,8 +53,9 @@ pub(super) fn fairness(bench: &mut Bench) -> io::Result<Report> {
         name.chain(columns.iter().map(|rounds| spread(busiest(rounds, server)))).collect()
     };
     report.text(format!(
-        "{} workers; per cent, median of {} rounds, all of them kept.",
-        bench.workers, bench.rounds
+        "{} workers; per cent, median and spread of {}, all of them kept.",
+        bench.workers,
+        bench.budget.rule()
     ));
     report.table(
         &["server", "1 in flight", "8 in flight", "128 in flight"],
@@ -112,9 +114,11 @@ fn open(
     let burning: Vec<Server> = SERVERS.into_iter().filter(|server| server.can_burn()).collect();
     let servers = bench.start(&burning)?;
     let mut order = bench.random.clone();
-    let rounds = sample::rounds(&servers, bench.rounds, &mut order, |running| {
+    let budget = bench.budget;
+    let rounds = sample::rounds(&servers, &budget, &mut order, |running| {
         let plan = Plan {
             target: running.address,
+            hosts: 1,
             pace: Pace::Open(per_second),
             reuse: Reuse::Short,
             burn: Some(Burn { share, millis: 50 }),
@@ -124,11 +128,12 @@ fn open(
             timeout: Duration::from_secs(5),
             seed: bench.random.next(),
         };
-        sample::take_undisturbed(running, &plan)
+        sample::take_undisturbed(running, &plan, &budget)
     })?;
     bench.random = order;
+    let made = rounds.len();
     let rounds = sample::keep_calm(rounds);
-    report.text(sample::rules(bench.rounds));
+    report.text(sample::rules(&budget, made, &rounds));
     report.text("Latency in ms from the moment a request was due, of requests that do not burn.");
     let line = |server: Server| {
         let at = |percent: f64| figure(&rounds, &server, move |sample: &Sample| latency(sample, percent));

@@ -43,7 +43,7 @@ pub(crate) fn gate(tools: &Tools) -> io::Result<String> {
     let (mut lines, mut exceeded) = (Vec::new(), Vec::new());
     for Limit { server, bar, gate } in LIMITS {
         let Some(running) = Running::start(server, tools, 2, &[])? else { continue };
-        let (counts, connections) = count(&running, &counter, WATCHED)?;
+        let (counts, connections) = count_calls(&running, &counter, WATCHED, 1)?;
         running.stop();
         // Closing an owned descriptor is checked by the standard library in such a build, with a call of its own.
         let checks = if cfg!(debug_assertions) { counts.of("fcntl") } else { 0 };
@@ -83,8 +83,8 @@ pub(super) fn syscalls(bench: &mut Bench) -> io::Result<Report> {
     let servers = bench.start(&all)?;
     let mut rows = Vec::new();
     for running in &servers {
-        let connections = bench.count(100_000);
-        let (counts, answered) = count(running, &counter, connections)?;
+        let connections = bench.count(40_000);
+        let (counts, answered) = count_calls(running, &counter, connections, 1)?;
         let each = counts.all() as f64 / answered as f64;
         rows.push(vec![running.server.name().to_owned(), number(each), counts.per(answered)]);
         for limit in LIMITS.iter().filter(|limit| limit.server == running.server) {
@@ -102,13 +102,20 @@ pub(super) fn syscalls(bench: &mut Bench) -> io::Result<Report> {
     Ok(report)
 }
 
-/// Counts what a server's processes do while so many connections are served; gives the counts and the connections.
+/// Counts what a server's processes do while so many connections to its `hosts` addresses are served; gives the counts and
+/// the connections.
 ///
 /// # Errors
 /// The counter or the generator fails, or a connection does.
-fn count(running: &Running, counter: &Counter, connections: u64) -> io::Result<(Counts, u64)> {
+pub(super) fn count_calls(
+    running: &Running,
+    counter: &Counter,
+    connections: u64,
+    hosts: u32,
+) -> io::Result<(Counts, u64)> {
     let plan = Plan {
         target: running.address,
+        hosts,
         pace: Pace::Closed(128),
         reuse: Reuse::Short,
         burn: None,

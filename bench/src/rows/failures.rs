@@ -19,10 +19,14 @@ use crate::servers::{Face, Running, Server, Spread};
 
 const LEAST: Server = Server::Everycore(Spread::Least, Face::Hyper);
 const ROUND_ROBIN: Server = Server::Everycore(Spread::RoundRobin, Face::Hyper);
+const NODE_UNDER: Server = Server::NodeUnder(Spread::RoundRobin);
 const SHARED: Server = Server::Everycore(Spread::Shared, Face::Hyper);
 
 /// How long the server may take to be whole again after a kill, or to finish a reload.
 const WHOLE: Duration = Duration::from_secs(20);
+
+/// How often it happens to us, and to a peer: enough of those to see what one costs.
+const TIMES: (u64, u64) = (100, 20);
 
 /// How long a peer whose recovery cannot be seen is left alone.
 const PAUSE: Duration = Duration::from_millis(400);
@@ -38,11 +42,10 @@ const LOADS: [(&str, Pace, Reuse); 3] = [
 ];
 
 pub(super) fn kills(bench: &mut Bench) -> io::Result<Report> {
-    let count = bench.count(100);
-    let title = format!("{count} times `kill -9` of a worker under load");
-    let mut report = Report::new("kills", &title);
+    let mut report = Report::new("kills", "`kill -9` of a worker under load, again and again");
     let mut rows = Vec::new();
-    for server in [LEAST, ROUND_ROBIN, SHARED, Server::Nginx, Server::NodeRr] {
+    for server in [LEAST, ROUND_ROBIN, SHARED, NODE_UNDER, Server::Nginx, Server::NodeRr] {
+        let count = times(bench, server);
         for (load, pace, reuse) in LOADS {
             let Some(running) = start(bench, server, &["events", "witness={dir}/witness"])? else { continue };
             let plan = plan(bench, &running, pace, reuse);
@@ -50,7 +53,7 @@ pub(super) fn kills(bench: &mut Bench) -> io::Result<Report> {
                 (0..count).try_for_each(|done| kill_one(&running, bench.workers, done))
             })?;
             let loss = Loss::of(&running, &outcome);
-            rows.push(row(server, load, &outcome, &loss));
+            rows.push(row(server, load, count, &outcome, &loss));
             if let Some(untaken) = loss.untaken {
                 let what =
                     format!("{count} kills, {load}, {}: not taken, beyond one per kill", server.name());
@@ -69,9 +72,7 @@ pub(super) fn kills(bench: &mut Bench) -> io::Result<Report> {
 }
 
 pub(super) fn reloads(bench: &mut Bench) -> io::Result<Report> {
-    let count = bench.count(100);
-    let title = format!("{count} reloads under load");
-    let mut report = Report::new("reloads", &title);
+    let mut report = Report::new("reloads", "Reloads under load, one after the other");
     let mut rows = Vec::new();
     for server in [
         LEAST,
@@ -81,12 +82,13 @@ pub(super) fn reloads(bench: &mut Bench) -> io::Result<Report> {
         Server::Nginx,
         Server::HaProxy,
     ] {
+        let count = times(bench, server);
         for (load, pace, reuse) in LOADS {
             let Some(running) = start(bench, server, &["events"])? else { continue };
             let plan = plan(bench, &running, pace, reuse);
             let outcome = under_load(&plan, || (0..count).try_for_each(|done| reload_once(&running, done)))?;
             let loss = Loss::of(&running, &outcome);
-            rows.push(row(server, load, &outcome, &loss));
+            rows.push(row(server, load, count, &outcome, &loss));
             if matches!(server, Server::Everycore(..)) {
                 let what = format!("{count} reloads, {load}, {}: failures", server.name());
                 report.verdicts.push(Verdict::new(
@@ -108,14 +110,28 @@ pub(super) fn reloads(bench: &mut Bench) -> io::Result<Report> {
     Ok(report)
 }
 
-const HEADS: [&str; 8] =
-    ["server", "load", "answered", "failures", "lost requests", "of failures taken", "not taken", "which"];
+const HEADS: [&str; 9] = [
+    "server",
+    "load",
+    "times",
+    "answered",
+    "failures",
+    "lost requests",
+    "of failures taken",
+    "not taken",
+    "which",
+];
 
-fn row(server: Server, load: &str, outcome: &Outcome, loss: &Loss) -> Vec<String> {
+fn times(bench: &Bench, server: Server) -> u64 {
+    bench.count(if server.is_ours() { TIMES.0 } else { TIMES.1 })
+}
+
+fn row(server: Server, load: &str, count: u64, outcome: &Outcome, loss: &Loss) -> Vec<String> {
     let or_dash = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), |count| count.to_string());
     vec![
         server.name().to_owned(),
         load.to_owned(),
+        count.to_string(),
         outcome.answered.to_string(),
         outcome.failures.total().to_string(),
         outcome.failures.lost_requests().to_string(),
@@ -135,6 +151,7 @@ fn start(bench: &Bench, server: Server, options: &[&str]) -> io::Result<Option<R
 fn plan(bench: &mut Bench, running: &Running, pace: Pace, reuse: Reuse) -> Plan {
     Plan {
         target: running.address,
+        hosts: 1,
         pace,
         reuse,
         burn: None,
@@ -166,7 +183,7 @@ fn kill_one(running: &Running, workers: usize, done: u64) -> io::Result<()> {
     let victim = before[done as usize % before.len().max(1)];
     let pid = i32::try_from(victim).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
     rustix::process::kill_process(pid, Signal::KILL)?;
-    if matches!(running.server, Server::Everycore(..)) {
+    if running.server.is_ours() {
         wait_for(running, "listening", workers as u64 + done + 1)?;
         std::thread::sleep(STEADY);
     } else {
@@ -177,7 +194,7 @@ fn kill_one(running: &Running, workers: usize, done: u64) -> io::Result<()> {
 
 fn reload_once(running: &Running, done: u64) -> io::Result<()> {
     match running.server {
-        Server::Everycore(..) => {
+        server if server.is_ours() => {
             running.process.signal(Signal::HUP)?;
             wait_for(running, "reloaded", done + 1)
         }

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Bench, median};
+use crate::budget::Budget;
 use crate::messages::Way;
 use crate::process::{Launch, Process};
 use crate::report::{Report, Side, Verdict};
@@ -72,9 +73,10 @@ pub(super) fn messages(bench: &mut Bench) -> io::Result<Report> {
     let mut heads = vec!["who".to_owned()];
     let mut rows: Vec<Vec<String>> =
         Speaker::all().into_iter().map(|speaker| vec![speaker.name().to_owned()]).collect();
-    for (size, name, round_trips, one_ways) in SIZES {
+    for (done, (size, name, round_trips, one_ways)) in SIZES.into_iter().enumerate() {
         let numbers = [size as u64, bench.count(round_trips), bench.count(one_ways)];
-        let rounds = measure(bench, &scratch, numbers)?;
+        let budget = bench.budget.part((SIZES.len() - done) as u32);
+        let rounds = measure(bench, &budget, &scratch, numbers)?;
         heads.extend([format!("{name}: µs there and back"), format!("{name}: one way/s")]);
         for (row, speaker) in rows.iter_mut().zip(Speaker::all()) {
             row.push(median(figure(&rounds, &speaker, |times| times.0 / 1000.0)));
@@ -83,9 +85,9 @@ pub(super) fn messages(bench: &mut Bench) -> io::Result<Report> {
         report.verdicts.extend(verdicts(size, name, &rounds));
     }
     report.text(format!(
-        "Median of {} rounds, everybody once per round in random order. JSON and Node's codecs carry an object with one \
+        "Median of {}, everybody once per round in random order. JSON and Node's codecs carry an object with one \
          string and are read into a value on both sides; `native` and `raw-bytes` carry bytes.",
-        bench.rounds
+        bench.budget.rule()
     ));
     report.table(&heads.iter().map(String::as_str).collect::<Vec<_>>(), rows);
     Ok(report)
@@ -93,12 +95,15 @@ pub(super) fn messages(bench: &mut Bench) -> io::Result<Report> {
 
 fn measure(
     bench: &mut Bench,
+    budget: &Budget,
     scratch: &Scratch,
     numbers: [u64; 3],
 ) -> io::Result<Vec<Round<Speaker, Times>>> {
     let mut speakers = Speaker::all();
     let mut rounds = Vec::new();
-    for _ in 0..bench.rounds {
+    let mut last = Duration::ZERO;
+    while budget.allows(rounds.len(), last) {
+        let began = Instant::now();
         bench.random.shuffle(&mut speakers);
         let mut round = Round::new();
         for speaker in &speakers {
@@ -113,6 +118,7 @@ fn measure(
             }
         }
         rounds.push(round);
+        last = began.elapsed();
     }
     Ok(rounds)
 }

@@ -33,7 +33,7 @@ pub(super) fn starts(bench: &mut Bench) -> io::Result<Report> {
     }
     let crashes = bench.count(10).max(3);
     let mut order = bench.random.clone();
-    let rounds = sample::rounds(&servers, bench.rounds, &mut order, |running| {
+    let rounds = sample::rounds(&servers, &bench.budget.clone(), &mut order, |running| {
         let times: Vec<f64> =
             (0..crashes).map(|_| crash_to_answer(bench, running)).collect::<io::Result<_>>()?;
         Ok(Figure::of(times).map_or(f64::NAN, |figure| figure.median))
@@ -53,8 +53,8 @@ pub(super) fn starts(bench: &mut Bench) -> io::Result<Report> {
         ]
     });
     report.text(format!(
-        "Milliseconds; one worker; {} rounds of {crashes} crashes in random order, the median of each round.",
-        bench.rounds
+        "Milliseconds; one worker; {}, each of {crashes} crashes, in random order; the median of each round.",
+        bench.budget.rule()
     ));
     report.table(&["server", "fork to listening", "crash to answer", "crash × Node"], rows.collect());
     let start = Some((listening.get(&LEAST), listening.get(&Server::NodeRr)));

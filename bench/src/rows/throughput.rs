@@ -44,6 +44,11 @@ pub(super) fn short(bench: &mut Bench) -> io::Result<Report> {
         ("short, shared: CPU / bare hyper pair", Side::AtMost, 0.95, cpu(SHARED, Server::HyperPair)),
     ];
     report.verdicts.extend(bars.map(|(what, side, bar, found)| Verdict::new(what, side, bar, " ×", found)));
+    for (policy, spread, bar) in [("rr", Spread::RoundRobin, 1.1), ("shared fd", Spread::Shared, 1.7)] {
+        let what = format!("short, Node workers under our primary ({policy}): rate / Node rr");
+        let found = rate(Server::NodeUnder(spread), Server::NodeRr);
+        report.verdicts.push(Verdict::new(&what, Side::AtLeast, bar, " ×", found));
+    }
     Ok(report)
 }
 
@@ -58,6 +63,7 @@ pub(super) fn keep_alive(bench: &mut Bench) -> io::Result<Report> {
         Server::Nginx,
         Server::HaProxy,
         Server::HyperPair,
+        Server::HyperThreads,
         Server::AxumThreads,
         Server::Actix,
         Server::NodeRr,
@@ -90,18 +96,20 @@ fn measure(
     let servers = bench.start(servers)?;
     let plan = |bench: &mut Bench, running: &Running| bench.closed(running.address, connections, reuse);
     // Compilers that learn while they run get time to learn before the first round.
-    for running in &servers {
+    for running in servers.iter().filter(|running| running.server.learns()) {
         let plan = plan(bench, running);
         sample::take(running, &plan)?;
     }
     let mut order = bench.random.clone();
-    let rounds = sample::rounds(&servers, bench.rounds, &mut order, |running| {
+    let budget = bench.budget;
+    let rounds = sample::rounds(&servers, &budget, &mut order, |running| {
         let plan = plan(bench, running);
-        sample::take_undisturbed(running, &plan)
+        sample::take_undisturbed(running, &plan, &budget)
     })?;
     bench.random = order;
+    let made = rounds.len();
     let rounds = sample::keep_calm(rounds);
-    report.text(sample::rules(bench.rounds));
+    report.text(sample::rules(&budget, made, &rounds));
     report.text(
         "`generator %` is the load generator's share of one CPU; it shares the machine with the servers.",
     );

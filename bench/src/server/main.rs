@@ -1,7 +1,9 @@
 //! Our side of the comparison: an HTTP server of workers, made with the `everycore` library.
 //!
 //! `everycore-bench-server ADDRESS WORKERS POLICY FACE [events] [witness=FILE]`: `POLICY` is `least`, `rr` or
-//! `shared`; `FACE` is what the worker serves with, one of `raw`, `hyper`, `axum`. `GET /` answers with the worker's
+//! `shared`; `FACE` is what the worker serves with, one of `raw`, `hyper`, `axum`, or `node` with `node=PROGRAM` and
+//! `script=FILE`, which has Node's own cluster program for workers, or `chatter`, which serves nobody and measures messages.
+//! With `listeners=N` it listens on so many addresses, counting up. `GET /` answers with the worker's
 //! process id, `GET /block?ms=50` burns CPU for 50 ms before. With `events` the primary prints what happens to its
 //! workers and when. With `witness` each worker writes down each connection it has taken.
 
@@ -9,37 +11,77 @@
 #![allow(clippy::print_stdout, reason = "it is started by the bench, which reads what it prints")]
 
 mod burn;
+mod chatter;
+#[path = "../measure/cpu.rs"]
+mod cpu;
 mod face_axum;
 mod face_hyper;
 mod face_raw;
 mod once;
 mod witness;
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use everycore::{Cluster, Event, Policy, RestartSettings, Worker};
+use everycore::{Cluster, Dialect, Event, Listener, Policy, RestartSettings, Serialization, Worker};
 use witness::Witness;
 
 fn main() -> everycore::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [address, workers, policy, face, options @ ..] = args.as_slice() else {
         println!(
-            "usage: everycore-bench-server ADDRESS WORKERS POLICY raw|hyper|axum [events] [witness=FILE]"
+            "usage: everycore-bench-server ADDRESS WORKERS POLICY raw|hyper|axum|node [events] [witness=FILE] \
+             [node=PROGRAM script=FILE] [listeners=N]"
         );
         std::process::exit(2);
     };
+    let option = |name: &str| options.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
+    let count = number(workers)?;
+    if face == "chatter" {
+        return chatter::run(count, Duration::from_millis(number(option("window").unwrap_or("500"))? as u64));
+    }
     let mut cluster = Cluster::builder()
-        .bind_with_backlog("http", address.as_str(), 4096)?
-        .workers(workers.parse().map_err(|_| everycore::Error::Setting(format!("no number: {workers}")))?)
+        .workers(count)
         .policy(policy.parse::<Policy>().map_err(|error| everycore::Error::Setting(error.to_string()))?)
         .restart(at_once());
     if options.iter().any(|option| option == "events") {
         cluster = cluster.on_event(|_, event| print_event(&event));
     }
-    let witness = options.iter().find_map(|option| option.strip_prefix("witness="));
+    if face == "node" {
+        let (Some(node), Some(script)) = (option("node"), option("script")) else {
+            return Err(everycore::Error::Setting("node=PROGRAM and script=FILE are needed".into()));
+        };
+        let (host, port) = address.split_once(':').unwrap_or((address, ""));
+        cluster = cluster.dialect(Dialect::Node(Serialization::Json)).exec(node);
+        cluster.args([script, host, port, workers, policy]).run()?;
+        return Ok(());
+    }
     let face = Face::named(face)?;
-    cluster.run_with(async |worker| serve(worker, face, witness.map(Witness::open)).await)?;
+    let witness = option("witness");
+    let listeners = option("listeners").map_or(Ok(1), number)?;
+    for (name, address) in addresses(address, listeners)? {
+        cluster = cluster.bind_with_backlog(name, address, 4096)?;
+    }
+    cluster.run_with(async |worker| serve_all(worker, face, listeners, witness.map(Witness::open)).await)?;
     Ok(())
+}
+
+fn number(text: &str) -> everycore::Result<usize> {
+    text.parse().map_err(|_| everycore::Error::Setting(format!("no number: {text}")))
+}
+
+/// The name and address of each listener, counting up from the first.
+fn addresses(first: &str, count: usize) -> everycore::Result<impl Iterator<Item = (String, SocketAddr)>> {
+    let first: SocketAddrV4 =
+        first.parse().map_err(|_| everycore::Error::Setting(format!("no IPv4 address and port: {first}")))?;
+    Ok((0..count).map(move |index| {
+        let ip = Ipv4Addr::from_bits(first.ip().to_bits() + index as u32);
+        (listener_name(index), SocketAddr::from((ip, first.port())))
+    }))
+}
+
+fn listener_name(index: usize) -> String {
+    format!("http{index}")
 }
 
 /// What the worker serves with.
@@ -63,8 +105,27 @@ impl Face {
     }
 }
 
-async fn serve(worker: Worker, face: Face, witness: Option<Witness>) -> everycore::Result<()> {
-    let listener = worker.listener("http").await?;
+/// All but the first listener are served in tasks of their own.
+async fn serve_all(
+    worker: Worker,
+    face: Face,
+    listeners: usize,
+    witness: Option<Witness>,
+) -> everycore::Result<()> {
+    for index in 1..listeners {
+        let listener = worker.listener(&listener_name(index)).await?;
+        tokio::spawn(serve(worker.clone(), listener, face, witness.clone()));
+    }
+    let first = worker.listener(&listener_name(0)).await?;
+    serve(worker, first, face, witness).await
+}
+
+async fn serve(
+    worker: Worker,
+    listener: Listener,
+    face: Face,
+    witness: Option<Witness>,
+) -> everycore::Result<()> {
     match face {
         Face::Raw => face_raw::serve(worker, listener, witness).await,
         Face::Hyper => face_hyper::serve(worker, listener, witness).await,

@@ -7,6 +7,11 @@ use super::{Server, Site};
 use crate::process::Launch;
 use crate::tools;
 
+/// The path of a program for Node in the repository.
+pub(super) fn fixture(name: &str) -> String {
+    tools::peers().join("node").join(name).display().to_string()
+}
+
 /// How a peer is started; `None` when it is not there.
 ///
 /// # Errors
@@ -14,7 +19,6 @@ use crate::tools;
 pub(super) fn launch(server: Server, site: &Site<'_>) -> io::Result<Option<Launch>> {
     let (host, port) = (site.address.ip().to_string(), site.address.port().to_string());
     let (address, workers) = (site.address.to_string(), site.workers.to_string());
-    let fixture = |name: &str| tools::peers().join("node").join(name).display().to_string();
     let node = |tool: &str, before: &[&str], policy: &str| {
         let program = site.tools.path(tool)?;
         let own = [fixture("cluster.cjs"), host.clone(), port.clone(), workers.clone(), policy.to_owned()];
@@ -39,9 +43,10 @@ pub(super) fn launch(server: Server, site: &Site<'_>) -> io::Result<Option<Launc
         Server::NginxReuseport => nginx(site, " reuseport")?,
         Server::HaProxy => haproxy(site)?,
         Server::HyperPair => rust("hyper_pair"),
+        Server::HyperThreads => rust("hyper_threads"),
         Server::AxumThreads => rust("axum_threads"),
         Server::Actix => rust("actix_web"),
-        Server::Everycore(..) | Server::Raw(_) => None,
+        Server::Everycore(..) | Server::NodeUnder(_) | Server::Raw(_) => None,
     })
 }
 

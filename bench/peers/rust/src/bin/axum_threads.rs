@@ -12,8 +12,16 @@ fn main() -> std::io::Result<()> {
     let app = Router::new().route("/", get(async move || body));
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?.block_on(
         async {
-            let listener = tokio::net::TcpListener::bind(address).await?;
+            let listener = listen(&address)?;
             axum::serve(listener, app).await
         },
     )
+}
+
+/// Room for as many waiting connections as every server of the table has.
+fn listen(address: &str) -> std::io::Result<tokio::net::TcpListener> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address.parse().expect("an IPv4 address and a port"))?;
+    socket.listen(4096)
 }

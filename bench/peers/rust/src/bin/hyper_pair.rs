@@ -19,7 +19,7 @@ fn main() -> std::io::Result<()> {
     let mut args = std::env::args().skip(1);
     let Some(address) = args.next() else { return serve() };
     let workers: usize = args.next().expect("a number of workers").parse().expect("a number");
-    let listener = OwnedFd::from(TcpListener::bind(address)?);
+    let listener = OwnedFd::from(listen(&address)?);
     let children: Vec<_> = (0..workers)
         .map(|_| Command::new(std::env::current_exe()?).stdin(Stdio::from(listener.try_clone()?)).spawn())
         .collect::<Result<_, _>>()?;
@@ -48,4 +48,14 @@ fn serve() -> std::io::Result<()> {
             );
         }
     })
+}
+
+/// Room for as many waiting connections as every server of the table has.
+fn listen(address: &str) -> std::io::Result<TcpListener> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _inside = runtime.enter();
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address.parse().expect("an IPv4 address and a port"))?;
+    socket.listen(4096)?.into_std()
 }
