@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         Some(("policies-server", rest)) => policies::server::serve(rest),
         Some(("messages-echo", rest)) => messages::echo(rest),
         Some(("hot", rest)) => rows::instructions::step(rest),
+        Some(("hold", rest)) => rows::held::hold(rest),
         Some(("restarts", rest)) => rows::flat::restart_all(rest),
         _ => run(&typed),
     };

@@ -84,6 +84,11 @@ impl Verdict {
         }
     }
 
+    /// A bar for something that cannot be measured, and why not.
+    pub(crate) fn absent(what: &str, bar: &str, why: &str) -> Self {
+        Self { what: what.to_owned(), bar: bar.to_owned(), found: why.to_owned(), met: None }
+    }
+
     fn mark(&self) -> &'static str {
         match self.met {
             Some(true) => "met",

@@ -11,7 +11,7 @@ mod crowd;
 mod curves;
 mod failures;
 pub(crate) mod flat;
-mod held;
+pub(crate) mod held;
 pub(crate) mod instructions;
 mod memory;
 mod messages;

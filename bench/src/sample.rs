@@ -39,6 +39,13 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
+    /// CPU microseconds per answer, of the primary and of all others.
+    pub(crate) fn split(&self, primary: u32) -> (f64, f64) {
+        let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / self.outcome.answered.max(1) as f64;
+        let of_primary = self.each.get(&primary).copied().unwrap_or_default();
+        (each(of_primary), each(self.cpu.saturating_sub(of_primary)))
+    }
+
     /// CPU microseconds per answer.
     pub(crate) fn cpu_per_request(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.outcome.answered.max(1) as f64

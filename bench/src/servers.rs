@@ -46,6 +46,8 @@ pub(crate) enum Server {
     Raw(raw::Kind),
     NodeRr,
     NodeNone,
+    /// As `NodeRr`, with the newest Node there is a package of.
+    NodeNewestRr,
     Pm2,
     Bun,
     Deno,
@@ -87,6 +89,7 @@ impl Server {
             Self::NodeUnder(Shared),
             Self::NodeRr,
             Self::NodeNone,
+            Self::NodeNewestRr,
             Self::Pm2,
             Self::Bun,
             Self::Deno,
@@ -116,6 +119,7 @@ impl Server {
             Self::Raw(kind) => kind.name(),
             Self::NodeRr => "node-rr",
             Self::NodeNone => "node-none",
+            Self::NodeNewestRr => "node-26-rr",
             Self::Pm2 => "pm2",
             Self::Bun => "bun",
             Self::Deno => "deno",
@@ -141,6 +145,7 @@ impl Server {
             Self::Raw(kind) => kind.what(),
             Self::NodeRr => "Node's cluster, its round robin, http server",
             Self::NodeNone => "Node's cluster, SCHED_NONE, http server",
+            Self::NodeNewestRr => "the newest Node's cluster, its round robin, http server",
             Self::Pm2 => "pm2-runtime in cluster mode, the same program",
             Self::Bun => "Bun's cluster, Bun.serve, each worker binds with SO_REUSEPORT",
             Self::Deno => "Deno's node:cluster, the same program as Node",
@@ -169,6 +174,7 @@ impl Server {
                 | Self::NodeUnder(_)
                 | Self::NodeRr
                 | Self::NodeNone
+                | Self::NodeNewestRr
                 | Self::Pm2
                 | Self::Deno
         )
@@ -183,7 +189,13 @@ impl Server {
     pub(crate) fn learns(self) -> bool {
         matches!(
             self,
-            Self::NodeUnder(_) | Self::NodeRr | Self::NodeNone | Self::Pm2 | Self::Bun | Self::Deno
+            Self::NodeUnder(_)
+                | Self::NodeRr
+                | Self::NodeNone
+                | Self::NodeNewestRr
+                | Self::Pm2
+                | Self::Bun
+                | Self::Deno
         )
     }
 

@@ -54,6 +54,7 @@ impl Tools {
     pub(crate) fn versions(&self) -> Vec<String> {
         let asked = [
             ("node", "--version"),
+            ("node-26", "--version"),
             ("nginx", "-v"),
             ("haproxy", "-v"),
             ("bun", "--version"),

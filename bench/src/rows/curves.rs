@@ -11,7 +11,7 @@ use crate::measure::syscalls::Counter;
 use crate::measure::{cpu, memory};
 use crate::raw::Kind;
 use crate::report::{Report, number};
-use crate::sample::{self, Sample};
+use crate::sample;
 use crate::servers::{self, Face, Running, Server, Spread};
 
 const LEAST: Server = Server::Everycore(Spread::Least, Face::Hyper);
@@ -126,8 +126,9 @@ fn cost(bench: &mut Bench, running: &Running, hosts: u32) -> io::Result<Cost> {
     };
     let budget = bench.budget;
     let (heavy, light) = (plan(bench, Pace::Closed(128)), plan(bench, Pace::Open(LIGHT)));
-    let heavy = split(running, &sample::take_undisturbed(running, &heavy, &budget)?);
-    let light = split(running, &sample::take_undisturbed(running, &light, &budget)?);
+    let root = running.process.pid();
+    let heavy = sample::take_undisturbed(running, &heavy, &budget)?.split(root);
+    let light = sample::take_undisturbed(running, &light, &budget)?.split(root);
     let calls = match Counter::find(bench.tools.path("perf"), bench.tools.path("strace")) {
         Some(counter) => {
             let (counts, connections) = count_calls(running, &counter, bench.count(COUNTED), hosts)?;
@@ -143,15 +144,5 @@ fn cost(bench: &mut Bench, running: &Running, hosts: u32) -> io::Result<Cost> {
     let mut workers: Vec<u64> = processes.iter().skip(1).map(|pid| memory::of(*pid).pss).collect();
     workers.sort_unstable();
     let middle = workers.get(workers.len() / 2).copied().unwrap_or(0);
-    Ok(Cost { heavy, light, calls, idle, memory: (mib(memory::of(running.process.pid()).rss), mib(middle)) })
-}
-
-/// CPU µs per answer of the primary and of its workers.
-fn split(running: &Running, sample: &Sample) -> (f64, f64) {
-    let root = running.process.pid();
-    let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / sample.outcome.answered.max(1) as f64;
-    let of = |primary: bool| {
-        each(sample.each.iter().filter(|(pid, _)| (**pid == root) == primary).map(|(_, cpu)| *cpu).sum())
-    };
-    (of(true), of(false))
+    Ok(Cost { heavy, light, calls, idle, memory: (mib(memory::of(root).rss), mib(middle)) })
 }

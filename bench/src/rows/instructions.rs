@@ -16,6 +16,9 @@ use crate::scratch::Scratch;
 /// Steps of both runs.
 const STEPS: (u64, u64) = (100, 1_100);
 
+/// What a run says when it came to its end.
+const STEPPED: &str = "stepped";
+
 /// How long one run may take: everything is some fifty times slower.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -51,7 +54,9 @@ pub(crate) fn step(args: &[String]) -> io::Result<()> {
     let [name, steps] = args else { return Err(usage()) };
     let steps: u64 = steps.parse().map_err(|_| usage())?;
     let mut step = Subject::named(name).ok_or_else(usage)?.prepare()?;
-    (0..steps).try_for_each(|_| step())
+    (0..steps).try_for_each(|_| step())?;
+    crate::print_out!("{STEPPED}");
+    Ok(())
 }
 
 fn usage() -> io::Error {
@@ -65,8 +70,10 @@ fn count(valgrind: &Path, subject: Subject, steps: u64, directory: &Path) -> io:
     let args = ["--tool=callgrind".into(), out, own, "hot".into(), subject.name(), steps.to_string()];
     let process = Process::start(&Launch::new(valgrind, args), directory, "valgrind")?;
     process.wait(PATIENCE)?;
-    collected(&process.log())
-        .ok_or_else(|| io::Error::other(format!("valgrind counted nothing: {}", process.log().trim())))
+    let log = process.log();
+    collected(&log)
+        .filter(|_| log.contains(STEPPED))
+        .ok_or_else(|| io::Error::other(format!("{} was not counted: {}", subject.name(), log.trim())))
 }
 
 /// `==123== Collected : 456`

@@ -49,6 +49,8 @@ pub(super) fn short(bench: &mut Bench) -> io::Result<Report> {
         let found = rate(Server::NodeUnder(spread), Server::NodeRr);
         report.verdicts.push(Verdict::new(&what, Side::AtLeast, bar, " ×", found));
     }
+    let what = "proxy (HTTP, pooled), short and keep-alive: rate / nginx";
+    report.verdicts.push(Verdict::absent(what, "≥ 1.00 ×", "there is no proxy yet"));
     Ok(report)
 }
 

@@ -28,6 +28,7 @@ pub(super) fn launch(server: Server, site: &Site<'_>) -> io::Result<Option<Launc
     Ok(match server {
         Server::NodeRr => node("node", &[], "rr"),
         Server::NodeNone => node("node", &[], "none"),
+        Server::NodeNewestRr => node("node-26", &[], "rr"),
         Server::Deno => node("deno", &["run", "--allow-all", "--quiet"], "rr"),
         Server::Bun => site.tools.path("bun").map(|program| {
             Launch::new(program, [fixture("bun.js"), host.clone(), port.clone(), workers.clone()])
