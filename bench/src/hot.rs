@@ -187,7 +187,7 @@ impl Pair {
                     }
                 }
                 Received::Message(other) => return Err(io::Error::other(format!("unasked for: {other:?}"))),
-                Received::Blocked => {}
+                Received::Blocked | Received::More => {}
                 Received::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
