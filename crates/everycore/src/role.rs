@@ -5,17 +5,21 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use everycore_ipc::{Codec, Connection, Incoming, Limits, Message, Outgoing, Received};
+use everycore_ipc::{Codec, Connection, Incoming, Inherited, Limits, Message, Outgoing, Received};
 use everycore_sys::inherit::{self, Expect};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::cluster::Cluster;
 use crate::error::{Error, Result};
-use crate::protocol::{CHANNEL_VARIABLE, FromWorker, ToWorker, VERSION};
+use crate::protocol::{CHANNEL_VARIABLE, FromWorker, ToWorker, VERSION, Welcome};
 use crate::worker::Worker;
+use crate::worker::under_node::UnderNode;
 
 /// How long the primary's first frame may take. It is in the channel before the worker starts.
 const WELCOME: Duration = Duration::from_secs(10);
+
+/// How long a worker of Node's drains, which says nothing about it.
+const DRAIN: Duration = Duration::from_secs(8);
 
 /// What this process is.
 #[derive(Debug)]
@@ -33,7 +37,8 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 ///
 /// A worker is known by an inherited channel, named in the variable `EVERYCORE_CHANNEL`. The variable is removed, so
 /// that programs this one starts do not take themselves for workers; one without a channel to match, inherited by
-/// accident, means *primary*.
+/// accident, means *primary*. The same holds for `NODE_CHANNEL_FD` together with `NODE_UNIQUE_ID`: then the primary is a
+/// real Node process, and this one a worker of its `cluster`.
 ///
 /// ```no_run
 /// use everycore::Role;
@@ -71,8 +76,61 @@ pub fn role() -> Result<Role> {
     let channel = found.into_iter().flatten().next().and_then(|value| inherited(value.to_str()?));
     Ok(match channel {
         Some(channel) => Role::Worker(join(channel)?),
-        None => Role::Primary(Cluster::builder()),
+        None => match under_node()? {
+            Some(inherited) => Role::Worker(join_node(inherited)?),
+            None => Role::Primary(Cluster::builder()),
+        },
     })
+}
+
+/// What a `cluster` of Node's has left to this process. A channel without a worker's number is that of a plain `fork`, and
+/// is left to [`everycore_ipc::parent`].
+fn under_node() -> Result<Option<Inherited>> {
+    if std::env::var_os(UNIQUE_ID).is_none() {
+        return Ok(None);
+    }
+    match everycore_ipc::inherited() {
+        Ok(inherited) => Ok(inherited.filter(|inherited| inherited.codec != Codec::Native)),
+        Err(error) => Err(Error::Channel {
+            doing: "taking over what Node has left in the environment",
+            source: io::Error::other(error),
+        }),
+    }
+}
+
+/// Node's variable for a worker's number.
+const UNIQUE_ID: &str = "NODE_UNIQUE_ID";
+
+/// Says that this worker is there. Node says nothing by itself: who the worker is stands in the environment.
+pub(crate) fn join_node(inherited: Inherited) -> Result<Worker> {
+    let failed = |error: &dyn std::fmt::Display| Error::Channel {
+        doing: "joining Node's cluster",
+        source: io::Error::other(error.to_string()),
+    };
+    // As Node reads it: what is no number is 0.
+    let worker = inherited.unique_id.as_deref().and_then(|id| id.parse().ok()).unwrap_or(0);
+    let welcome = Welcome {
+        name: program_name(),
+        worker,
+        slot: u32::saturating_sub(worker, 1),
+        generation: 0,
+        class: None,
+        drain_ms: DRAIN.as_millis() as u64,
+    };
+    let mut connection = inherited.connection(Limits::default()).map_err(|error| failed(&error))?;
+    let mut node = UnderNode::new();
+    if let Some(online) = node.say(FromWorker::Hello { version: VERSION }) {
+        connection.queue(Outgoing::internal(online)).map_err(|_| Error::Disconnected)?;
+    }
+    // A primary that is gone already shows with the first read.
+    let _ = connection.flush();
+    Worker::under_node(connection, node, welcome).map_err(|error| failed(&error))
+}
+
+fn program_name() -> String {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&program).file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// The channel the variable speaks of; `None` when it is not here, or is another one by now.
@@ -137,7 +195,6 @@ mod tests {
     use rustix::io::FdFlags;
 
     use super::*;
-    use crate::protocol::Welcome;
     use crate::worker::testing::FakePrimary;
 
     #[test]

@@ -8,6 +8,7 @@
 //! | `load` | the counters the primary reads; when its bell is rung |
 //! | `link`, `driver`, `inbox` | the control channel: sorted, driven, bounded |
 //! | `secrets` | what all workers share and nobody else knows |
+//! | `under_node`, `deliveries` | the same words in Node's, and connections in messages, where the primary is Node's |
 //! | `messages` | what the program says and hears |
 //! | `drain`, `leave`, `runtime` | the way out; the program's life from start to end |
 //!
@@ -16,6 +17,7 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod blocking;
+mod deliveries;
 mod drain;
 mod driver;
 mod fin;
@@ -38,6 +40,7 @@ mod stream;
 pub(crate) mod testing;
 mod trouble;
 mod udp;
+pub(crate) mod under_node;
 
 use std::fmt;
 use std::io;
@@ -69,6 +72,7 @@ use self::load::Load;
 use self::messages::wait_blocking;
 use self::registration::{Grant, Index, Indices};
 use self::trouble::Troubles;
+use self::under_node::UnderNode;
 use crate::address::{Address, BoundAddress, IntoAddress};
 use crate::error::{Error, Result};
 use crate::protocol::{ListenFailure, Wanted, Welcome};
@@ -80,6 +84,10 @@ use crate::protocol::{ListenFailure, Wanted, Welcome};
 /// methods that end in `_blocking`, from as many threads as it likes.
 ///
 /// When its primary dies, a worker drains and ends by itself: [`draining`](Self::draining) resolves, listeners end.
+///
+/// The primary may also be a real Node process with `cluster.setupPrimary({exec})`: the worker then speaks Node's words
+/// on Node's channel, and everything here works as far as Node has it. What Node has not: listeners by name, requests
+/// ([`request`](Self::request)), and a time to drain: it is taken to be the eight seconds that are ours by default.
 #[derive(Clone)]
 pub struct Worker {
     core: Arc<Core>,
@@ -101,9 +109,25 @@ impl Worker {
         page: OwnedFd,
         bell: OwnedFd,
     ) -> io::Result<Self> {
-        let load = Load::new(WorkerPage::open(page)?, EventFd::from(bell));
+        Self::assemble(connection, None, welcome, page, bell.into())
+    }
+
+    /// A worker of Node's `cluster`. Its counters are its own: that primary reads none.
+    pub(crate) fn under_node(connection: Connection, node: UnderNode, welcome: Welcome) -> io::Result<Self> {
+        let (page, _unread) = everycore_sys::counters::create()?;
+        Self::assemble(connection, Some(Box::new(node)), welcome, page, EventFd::new()?)
+    }
+
+    fn assemble(
+        connection: Connection,
+        node: Option<Box<UnderNode>>,
+        welcome: Welcome,
+        page: OwnedFd,
+        bell: EventFd,
+    ) -> io::Result<Self> {
+        let load = Load::new(WorkerPage::open(page)?, bell);
         let troubles = Arc::<Troubles>::default();
-        let link = Link::new(connection, Drain::new()?, load, Arc::clone(&troubles))?;
+        let link = Link::new(connection, node, Drain::new()?, load, Arc::clone(&troubles))?;
         Ok(Self { core: Arc::new(Core { welcome, link, indices: Arc::default(), troubles }) })
     }
 
@@ -267,18 +291,30 @@ impl Worker {
     }
 
     async fn ask_grant(&self, (what, index): (Wanted, Option<Index>)) -> Result<(Grant, Option<Index>)> {
+        self.may_ask(&what)?;
         ensure_task(&self.core.link)?;
         let answer = self.core.link.ask_listener(what.clone())?.await.map_err(|_| Error::PrimaryGone)?;
         Ok((answer.map_err(|failure| refused(failure, what))?, index))
     }
 
     fn ask_grant_blocking(&self, (what, index): (Wanted, Option<Index>)) -> Result<(Grant, Option<Index>)> {
+        self.may_ask(&what)?;
         ensure_thread(&self.core.link)?;
         let mut answer = self.core.link.ask_listener(what.clone())?;
         // The primary answers, or is gone: without a deadline of ours the wait ends either way.
         match wait_blocking(&self.core.link, &mut answer, None) {
             Some(Ok(answer)) => Ok((answer.map_err(|failure| refused(failure, what))?, index)),
             Some(Err(_)) | None => Err(Error::PrimaryGone),
+        }
+    }
+
+    /// A primary of Node's binds nothing beforehand.
+    fn may_ask(&self, what: &Wanted) -> Result<()> {
+        match what {
+            Wanted::Named { name, .. } if self.core.link.is_under_node() => Err(Error::Setting(format!(
+                "'{name}': the primary is Node's cluster, which binds nothing under a name; use Worker::listen or Worker::udp_on with an address"
+            ))),
+            _ => Ok(()),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Orders of the primary are carried out as they are read, answers go to whoever asked, messages of the program wait
 //! in the inbox; `orders` has that half, here are what goes out and who is told. Nothing here waits: neighbours `driver`
-//! (which reads and writes when the channel can) and `messages` (which waits, with and without a runtime).
+//! (which reads and writes when the channel can) and `messages` (which waits, with and without a runtime). Under a
+//! primary of Node's the same words go through `under_node`.
 
 mod orders;
 
@@ -23,6 +24,7 @@ use super::load::Load;
 use super::registration::Grant;
 use super::secrets::Secrets;
 use super::trouble::Troubles;
+use super::under_node::UnderNode;
 use crate::error::{Error, Result};
 use crate::protocol::{FromWorker, ListenFailure, Wanted};
 
@@ -35,6 +37,7 @@ pub(crate) type ListenAnswer = Result<Grant, ListenFailure>;
 /// See the module. Shared by everything in the worker.
 pub(crate) struct Link {
     state: Mutex<State>,
+    is_under_node: bool,
     pub(crate) drain: Arc<Drain>,
     pub(crate) load: Arc<Load>,
     troubles: Arc<Troubles>,
@@ -55,8 +58,14 @@ pub(crate) struct Link {
 pub(crate) struct State {
     connection: Connection,
     inbox: Inbox,
+    /// The primary is Node's.
+    node: Option<Box<UnderNode>>,
+    /// Nothing is read until then, for want of a descriptor.
+    starved_until: Option<Instant>,
+    /// Since when there has been none.
+    starved_since: Option<Instant>,
     /// Words of our own that found the queue full.
-    held_back: VecDeque<FromWorker>,
+    held_back: VecDeque<Message>,
     answers: HashMap<u64, oneshot::Sender<Result<Message>>>,
     listens: HashMap<u64, oneshot::Sender<ListenAnswer>>,
     leave_noted: Vec<oneshot::Sender<()>>,
@@ -94,14 +103,19 @@ pub(crate) enum Read {
 impl Link {
     pub(crate) fn new(
         connection: Connection,
+        node: Option<Box<UnderNode>>,
         drain: Arc<Drain>,
         load: Arc<Load>,
         troubles: Arc<Troubles>,
     ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
+            is_under_node: node.is_some(),
             state: Mutex::new(State {
                 connection,
                 inbox: Inbox::default(),
+                node,
+                starved_until: None,
+                starved_since: None,
                 held_back: VecDeque::new(),
                 answers: HashMap::new(),
                 listens: HashMap::new(),
@@ -155,6 +169,11 @@ impl Link {
         self.lock().over
     }
 
+    /// Whether the primary is Node's `cluster`.
+    pub(crate) fn is_under_node(&self) -> bool {
+        self.is_under_node
+    }
+
     /// Queues a message and writes it, unless one was written in this turn of the loop already: then it goes with
     /// what else the turn brings.
     pub(crate) fn post(&self, outgoing: Outgoing) -> Result<(), SendError> {
@@ -177,9 +196,30 @@ impl Link {
     pub(crate) fn tell(&self, what: FromWorker) {
         let mut state = self.lock();
         if !state.over {
-            state.held_back.push_back(what);
+            state.say(what);
             self.flush_or_nudge(&mut state);
         }
+    }
+
+    /// Tells a primary of Node's what became of a connection.
+    pub(crate) fn answer(&self, seq: i64, accepted: bool) {
+        let mut state = self.lock();
+        if !state.over {
+            state.answer(seq, accepted);
+            self.flush_or_nudge(&mut state);
+        }
+    }
+
+    /// Gives up all servers of a primary of Node's: what waits on them is refused, and goes to others.
+    pub(crate) fn close_servers(&self) {
+        let mut state = self.lock();
+        let Some(node) = &mut state.node else { return };
+        let (words, deliveries) = node.close_all();
+        state.held_back.extend(words);
+        self.flush_or_nudge(&mut state);
+        drop(state);
+        // Each is answered as it is dropped, which takes the lock.
+        deliveries.iter().for_each(|deliveries| drop(deliveries.clear()));
     }
 
     /// Asks the primary for a listener.
@@ -192,13 +232,16 @@ impl Link {
         state.next += 1;
         let request = state.next;
         state.listens.insert(request, sender);
-        state.held_back.push_back(FromWorker::Listen { request, what });
+        state.say(FromWorker::Listen { request, what });
         self.flush_or_nudge(&mut state);
         Ok(receiver)
     }
 
     /// Asks the primary for the shared secrets, unless they are known already.
     pub(crate) fn ask_secrets(&self) -> Result<oneshot::Receiver<Secrets>> {
+        if self.is_under_node {
+            return Err(Error::Setting("the primary is Node's cluster, which shares no secrets".into()));
+        }
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         if state.over {
@@ -209,7 +252,7 @@ impl Link {
         } else {
             state.want_secrets.push(sender);
             if state.want_secrets.len() == 1 {
-                state.held_back.push_back(FromWorker::Secrets);
+                state.say(FromWorker::Secrets);
                 self.flush_or_nudge(&mut state);
             }
         }
@@ -242,7 +285,7 @@ impl Link {
         }
         let (sender, receiver) = oneshot::channel();
         state.leave_noted.push(sender);
-        state.held_back.push_back(FromWorker::Leaving);
+        state.say(FromWorker::Leaving);
         self.flush_or_nudge(&mut state);
         Some(receiver)
     }
@@ -271,6 +314,12 @@ impl Link {
         state.is_flushed()
     }
 
+    /// Ends our side, after what was flushed, and goes on reading to the end of the other one.
+    pub(crate) fn end_writing(&self) {
+        self.lock().connection.shut_down();
+        self.nudge();
+    }
+
     /// Closes our side, after what was flushed.
     pub(crate) fn shut_down(&self) {
         let mut state = self.lock();
@@ -287,10 +336,11 @@ impl Link {
             Room::Free | Room::Overdue => None,
         };
         let throttled_until = state.throttled.then(|| now + THROTTLED);
+        let starved_until = state.starved_until.filter(|until| *until > now);
         Wait {
-            to_read: full_until.is_none(),
+            to_read: full_until.is_none() && starved_until.is_none(),
             to_write: !state.is_flushed() && !state.throttled,
-            until: [full_until, throttled_until].into_iter().flatten().min(),
+            until: [full_until, throttled_until, starved_until].into_iter().flatten().min(),
         }
     }
 
@@ -310,11 +360,13 @@ impl Link {
     }
 
     fn flush(&self, state: &mut State) {
-        while let Some(what) = state.held_back.front() {
-            let frame = Outgoing::internal(Message::raw(what.encode()));
-            match state.connection.queue(frame) {
-                Ok(()) => drop(state.held_back.pop_front()),
-                Err(SendError::Full(_)) => break,
+        while let Some(word) = state.held_back.pop_front() {
+            match state.connection.queue(Outgoing::internal(word)) {
+                Ok(()) => {}
+                Err(SendError::Full(back)) => {
+                    state.held_back.push_front(back.message);
+                    break;
+                }
                 Err(_) => state.held_back.clear(),
             }
         }
@@ -348,6 +400,20 @@ impl Link {
 }
 
 impl State {
+    /// Says something in the primary's words, after what was said before.
+    fn say(&mut self, what: FromWorker) {
+        self.held_back.extend(match &mut self.node {
+            None => Some(Message::raw(what.encode())),
+            Some(node) => node.say(what),
+        });
+    }
+
+    fn answer(&mut self, seq: i64, accepted: bool) {
+        if let Some(node) = &mut self.node {
+            self.held_back.push_back(node.answer(seq, accepted));
+        }
+    }
+
     /// Whether a message may be queued: those of the program give way to what was held back.
     pub(crate) fn has_room(&self) -> bool {
         self.over || self.is_flushed()

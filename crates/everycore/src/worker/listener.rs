@@ -84,8 +84,8 @@ struct Open {
 impl Listener {
     /// Opens what was granted and tells the primary that the program accepts.
     pub(crate) fn new(core: Arc<Core>, grant: Grant, index: Option<Index>) -> io::Result<Self> {
-        let Grant { handle, mode, address, registration, more: _ } = grant;
-        let source = Arc::new(Source::new(handle, mode, &core.link.drain)?);
+        let Grant { means, address, registration, more: _ } = grant;
+        let source = Arc::new(Source::new(means, &core.link.drain)?);
         registration.listening();
         Ok(Self {
             open: Some(Open { watched: None, source, _registration: registration, _index: index }),

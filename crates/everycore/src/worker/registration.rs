@@ -3,18 +3,17 @@
 //! Neighbours: `link` makes a [`Registration`] when the grant arrives, a [`Listener`](crate::Listener) keeps it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::link::Link;
+use super::source::Means;
 use crate::address::{Address, BoundAddress};
-use crate::protocol::{FromWorker, Mode};
+use crate::protocol::FromWorker;
 
 /// A granted listener: how connections come, and on what.
 #[derive(Debug)]
 pub(crate) struct Grant {
-    pub(crate) handle: OwnedFd,
-    pub(crate) mode: Mode,
+    pub(crate) means: Means,
     pub(crate) address: BoundAddress,
     /// The name has another address.
     pub(crate) more: bool,

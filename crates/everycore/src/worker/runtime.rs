@@ -9,6 +9,7 @@ use super::Worker;
 use super::drain::Why;
 use super::driver::{ensure_task, ensure_thread};
 use super::fin;
+use super::messages::wait_blocking;
 use crate::error::{Error, Result};
 
 /// How long the last messages may take to be written, and tasks that block to end.
@@ -68,8 +69,41 @@ impl Worker {
         let link = &self.core.link;
         link.leave(Why::Ended);
         let _ = tokio::time::timeout(self.drain_time() + LAST_WORDS, link.load.idle()).await;
-        let _ = tokio::time::timeout(LAST_WORDS, self.flushed()).await;
+        if link.is_under_node() {
+            self.take_leave_of_node().await;
+        } else {
+            let _ = tokio::time::timeout(LAST_WORDS, self.flushed()).await;
+        }
         link.shut_down();
+    }
+
+    /// Node's primary may have sent a connection just before it heard that a server was closed: only after its answer to
+    /// the last word is it certain that all were refused. And it must not write into a channel that is no more.
+    async fn take_leave_of_node(&self) {
+        let link = &self.core.link;
+        link.close_servers();
+        if link.drain.is_because(Why::OwnWish)
+            && let Some(noted) = link.ask_to_leave()
+        {
+            let _ = tokio::time::timeout(LAST_WORDS, noted).await;
+        }
+        let _ = tokio::time::timeout(LAST_WORDS, self.flushed()).await;
+        if ensure_task(link).is_ok() {
+            link.end_writing();
+            let _ = tokio::time::timeout(LAST_WORDS, self.ended()).await;
+        }
+    }
+
+    async fn ended(&self) {
+        let link = &self.core.link;
+        loop {
+            let mut arrived = pin!(link.arrived.notified());
+            arrived.as_mut().enable();
+            if link.is_over() {
+                return;
+            }
+            poll_fn(|cx| arrived.as_mut().poll(cx)).await;
+        }
     }
 
     /// As [`finish`](Self::finish), for a program without a runtime.
@@ -78,10 +112,26 @@ impl Worker {
         link.leave(Why::Ended);
         link.load.idle_blocking(Instant::now() + self.drain_time() + LAST_WORDS);
         let deadline = Instant::now() + LAST_WORDS;
+        let can_wait = !link.is_under_node() || ensure_thread(link).is_ok();
+        if link.is_under_node() && can_wait {
+            link.close_servers();
+            if link.drain.is_because(Why::OwnWish)
+                && let Some(mut noted) = link.ask_to_leave()
+            {
+                let _ = wait_blocking(link, &mut noted, Some(deadline));
+            }
+        }
         // Where no thread can be started the last messages go as far as the kernel takes them at once.
         if !link.write() && ensure_thread(link).is_ok() {
             let mut state = link.lock();
             while !state.is_flushed() && !state.is_over() && Instant::now() < deadline {
+                state = link.wait_change(state, Some(deadline));
+            }
+        }
+        if link.is_under_node() && can_wait {
+            link.end_writing();
+            let mut state = link.lock();
+            while !state.is_over() && Instant::now() < deadline {
                 state = link.wait_change(state, Some(deadline));
             }
         }

@@ -78,7 +78,7 @@ impl Worker {
     /// The secrets that all workers of this cluster share. Asks the primary the first time.
     ///
     /// # Errors
-    /// [`Error::PrimaryGone`], or it is called outside of a tokio runtime.
+    /// [`Error::PrimaryGone`]; it is called outside of a tokio runtime; the primary is Node's cluster.
     pub async fn secrets(&self) -> Result<Secrets> {
         ensure_task(&self.core.link)?;
         self.core.link.ask_secrets()?.await.map_err(|_| Error::PrimaryGone)
@@ -87,7 +87,7 @@ impl Worker {
     /// As [`secrets`](Self::secrets), for a program without a runtime.
     ///
     /// # Errors
-    /// [`Error::PrimaryGone`], or it is called from the runtime that serves the channel.
+    /// [`Error::PrimaryGone`]; it is called from the runtime that serves the channel; the primary is Node's cluster.
     pub fn secrets_blocking(&self) -> Result<Secrets> {
         ensure_thread(&self.core.link)?;
         let mut answer = self.core.link.ask_secrets()?;

@@ -1,4 +1,5 @@
-//! Where connections come from: a hand-off channel from the primary, or a listener shared with the other workers.
+//! Where connections come from: a hand-off channel from the primary, messages of a primary that is Node, or a listener
+//! shared with the other workers.
 //!
 //! One connection per call, and none of it waits. Neighbour: [`Listener`](crate::Listener) waits.
 
@@ -10,17 +11,37 @@ use std::sync::Arc;
 use everycore_sys::accept::{FairAccept, is_exhaustion};
 use everycore_sys::scm_rights;
 
+use super::deliveries::Deliveries;
 use super::drain::{Drain, Hold};
 use super::load::Load;
 use super::spare::Spare;
 use super::stream::Stream;
-use crate::protocol::{Mode, record};
+use crate::protocol::record;
+
+/// What a grant brings.
+#[derive(Debug)]
+pub(crate) enum Means {
+    /// The reading end of a hand-off channel.
+    HandOff(OwnedFd),
+    /// The listening socket, or a UDP socket.
+    Shared(OwnedFd),
+    /// A queue that the control channel fills.
+    Delivered(Arc<Deliveries>),
+}
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) enum Source {
     HandOff(HandOff),
+    Delivered(Delivered),
     Shared(FairAccept),
+}
+
+/// The queue that the control channel fills.
+#[derive(Debug)]
+pub(crate) struct Delivered {
+    deliveries: Arc<Deliveries>,
+    _hold: Hold,
 }
 
 /// The reading end of a hand-off channel.
@@ -47,12 +68,15 @@ pub(crate) enum Found {
 }
 
 impl Source {
-    pub(crate) fn new(handle: OwnedFd, mode: Mode, drain: &Arc<Drain>) -> io::Result<Self> {
-        match mode {
-            Mode::HandOff => {
-                Ok(Self::HandOff(HandOff { channel: handle, spare: Spare::new(), _hold: drain.hold() }))
+    pub(crate) fn new(means: Means, drain: &Arc<Drain>) -> io::Result<Self> {
+        match means {
+            Means::HandOff(channel) => {
+                Ok(Self::HandOff(HandOff { channel, spare: Spare::new(), _hold: drain.hold() }))
             }
-            Mode::Shared => Ok(Self::Shared(FairAccept::new(handle)?)),
+            Means::Delivered(deliveries) => {
+                Ok(Self::Delivered(Delivered { deliveries, _hold: drain.hold() }))
+            }
+            Means::Shared(listener) => Ok(Self::Shared(FairAccept::new(listener)?)),
         }
     }
 
@@ -67,6 +91,7 @@ impl Source {
     pub(crate) fn take(&self, load: &Arc<Load>) -> io::Result<Found> {
         match self {
             Self::HandOff(channel) => channel.take(load),
+            Self::Delivered(queue) => Ok(queue.deliveries.take(load)),
             Self::Shared(listener) => match listener.accept() {
                 Ok(Some(accepted)) => {
                     Ok(Found::Connection(Stream::new(accepted.socket, accepted.peer, load.take())))
@@ -87,7 +112,7 @@ impl HandOff {
         let mut buffer = [0; record::LEN];
         let received = scm_rights::receive_one(&self.channel, &mut buffer);
         if let Ok(Some((_, fd))) = &received {
-            self.spare.learn(fd.as_ref());
+            self.spare.learn(fd.as_ref().map(AsFd::as_fd));
         }
         self.spare.restore(&self.channel);
         match received {
@@ -116,6 +141,7 @@ impl AsFd for Source {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::HandOff(channel) => channel.channel.as_fd(),
+            Self::Delivered(queue) => queue.deliveries.as_fd(),
             Self::Shared(listener) => listener.as_fd(),
         }
     }

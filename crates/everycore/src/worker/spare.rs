@@ -9,7 +9,7 @@
 //! between two connections: it can lose the second, which is counted and told.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -50,7 +50,7 @@ impl Spare {
     }
 
     /// Learns from a descriptor that was received, or from one that was not: `None`.
-    pub(crate) fn learn(&self, received: Option<&OwnedFd>) {
+    pub(crate) fn learn(&self, received: Option<BorrowedFd<'_>>) {
         let number = received.map_or(u64::MAX, |fd| u64::from(fd.as_raw_fd().unsigned_abs()));
         if self.is_scarce() {
             let border = border();

@@ -21,6 +21,12 @@ pub enum Trouble {
         /// Where it came in.
         address: BoundAddress,
     },
+    /// Under a primary of Node's: messages came with a connection or another handle just when the last descriptor had been
+    /// used up, and the kernel closed it. Node hands no more connections of that server to this worker.
+    HandlesLost {
+        /// How many, since the worker's start.
+        count: u64,
+    },
     /// The program has not taken messages for a second while the inbox was full, so newer ones were dropped.
     MessagesDropped {
         /// How many, since the worker's start.
@@ -38,6 +44,10 @@ impl fmt::Display for Trouble {
             Self::ConnectionLost { address } => write!(
                 f,
                 "out of descriptors: a connection on {address} was lost on its way; raise the limit (ulimit -n)"
+            ),
+            Self::HandlesLost { count } => write!(
+                f,
+                "out of descriptors: {count} handles of the primary were lost on their way; raise the limit (ulimit -n)"
             ),
             Self::MessagesDropped { count } => {
                 write!(f, "{count} messages of the primary were dropped since the program does not take them")

@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use super::drain::Drain;
 use super::driver::watch;
 use super::registration::{Grant, Index, Registration};
+use super::source::Means;
 use super::{Worker, named};
 use crate::address::{Address, BoundAddress, IntoAddress};
 use crate::error::{Error, Result};
@@ -77,17 +78,17 @@ impl Worker {
     }
 
     fn open_udp(&self, grant: Grant, index: Option<Index>) -> Result<UdpSocket> {
-        let Grant { handle, address, registration, .. } = grant;
-        let BoundAddress::Udp(address) = address else {
+        let Grant { means, address, registration, .. } = grant;
+        let (BoundAddress::Udp(address), Means::Shared(socket)) = (&address, means) else {
             return Err(Error::Setting(format!(
                 "{address} is no UDP socket; take it with Worker::listener, or bind udp://IP:PORT"
             )));
         };
         registration.listening();
         Ok(UdpSocket {
-            socket: Arc::new(StdUdpSocket::from(handle)),
+            socket: Arc::new(StdUdpSocket::from(socket)),
             watched: None,
-            address,
+            address: *address,
             drain: Arc::clone(&self.core.link.drain),
             _registration: registration,
             _index: index,

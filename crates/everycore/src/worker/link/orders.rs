@@ -1,41 +1,59 @@
 //! What comes in on the channel: sorted, and orders carried out.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use everycore_ipc::{Incoming, Message, Received};
+use everycore_ipc::{ChannelError, Connection, Incoming, Message, Received};
 use tokio::sync::oneshot;
 
 use super::{Link, ListenAnswer, Read, State};
-use crate::protocol::{ListenFailure, ToWorker};
+use crate::protocol::{ListenFailure, Mode, ToWorker};
+use crate::worker::deliveries::{Answer, Deliveries, Delivery};
 use crate::worker::drain::Why;
 use crate::worker::inbox::{Item, Room};
 use crate::worker::registration::{Grant, Registration};
 use crate::worker::secrets::Secrets;
+use crate::worker::source::Means;
 use crate::worker::trouble::Trouble;
+use crate::worker::under_node::{Heard, UnderNode};
 
 /// Messages read in one go; then others get their turn.
 const READ_AT_ONCE: usize = 128;
 
+/// How long a worker without a free descriptor leaves the channel of a Node primary unread before it looks for one again.
+const STARVED: Duration = Duration::from_millis(10);
+
+/// After so long without one it reads all the same: the primary may have orders.
+const STARVED_LONGEST: Duration = Duration::from_secs(5);
+
+/// What is dropped when the lock is released, because it takes the lock itself.
+#[derive(Default)]
+struct Afterwards {
+    /// Listeners nobody waits for any more.
+    unwanted: Vec<Registration>,
+    /// Perhaps the last that knew of these.
+    deliveries: Vec<Arc<Deliveries>>,
+}
+
 impl Link {
     /// Reads and sorts what has come.
     pub(crate) fn read(self: &Arc<Self>, now: Instant) -> Read {
-        // Listeners nobody waits for any more: dropping them takes the lock.
-        let mut unwanted = Vec::new();
+        let mut afterwards = Afterwards::default();
         let mut state = self.lock();
-        let dropped = state.inbox.dropped();
+        let (dropped, lost) = (state.inbox.dropped(), state.lost());
         let mut read = Read::More;
         for _ in 0..READ_AT_ONCE {
             if state.over {
                 read = Read::Over;
                 break;
             }
-            if matches!(state.inbox.room(now), Room::Full(_)) {
+            if matches!(state.inbox.room(now), Room::Full(_)) || state.is_starved(now) {
                 break;
             }
-            match state.connection.receive() {
-                Ok(Received::Message(incoming)) => self.sort(&mut state, incoming, now, &mut unwanted),
+            match state.receive() {
+                Ok(Received::Message(incoming)) => self.sort(&mut state, incoming, now, &mut afterwards),
                 // A large message is on its way.
                 Ok(Received::More) => break,
                 // Might still be what it saw when the last round broke off; what has come since rang only once.
@@ -49,12 +67,19 @@ impl Link {
             }
         }
         state.broke_off = read == Read::More;
-        let count = state.inbox.dropped();
+        if state.node.is_some() {
+            // Node sends nothing more until it hears that a handle has arrived.
+            self.flush_or_nudge(&mut state);
+        }
+        let (count, now_lost) = (state.inbox.dropped(), state.lost());
         drop(state);
-        drop(unwanted);
+        drop(afterwards);
         self.changed.notify_all();
         if count > dropped {
             self.troubles.tell(&Trouble::MessagesDropped { count });
+        }
+        if now_lost > lost {
+            self.troubles.tell(&Trouble::HandlesLost { count: now_lost });
         }
         read
     }
@@ -64,7 +89,7 @@ impl Link {
         state: &mut State,
         incoming: Incoming,
         now: Instant,
-        unwanted: &mut Vec<Registration>,
+        afterwards: &mut Afterwards,
     ) {
         match incoming {
             Incoming::User(message) => self.keep(state, Item { message, request: None }, now),
@@ -74,10 +99,42 @@ impl Link {
                     let _ = asker.send(Ok(message));
                 }
             }
-            Incoming::Internal(message) => match ToWorker::decode(message.bytes()) {
-                Ok(order) => unwanted.extend(self.obey(state, order, message)),
-                Err(_) => self.end(state),
+            Incoming::Internal(message) => match &mut state.node {
+                Some(node) => {
+                    let heard = node.hear(message);
+                    self.obey_node(state, heard, afterwards);
+                }
+                None => match ToWorker::decode(message.bytes()) {
+                    Ok(order) => afterwards.unwanted.extend(self.obey(state, order, message)),
+                    Err(_) => self.end(state),
+                },
             },
+        }
+    }
+
+    /// Carries out what a primary of Node's says.
+    fn obey_node(self: &Arc<Self>, state: &mut State, heard: Heard, afterwards: &mut Afterwards) {
+        match heard {
+            Heard::Granted { request, key, means, address } => {
+                if let Means::Delivered(deliveries) = &means {
+                    afterwards.deliveries.push(Arc::clone(deliveries));
+                }
+                let registration = Registration::new(Arc::clone(self), key);
+                let grant = Grant { means, address, more: false, registration };
+                afterwards.unwanted.extend(give(state.listens.remove(&request), Ok(grant)));
+            }
+            Heard::Refused { request, failure, close } => {
+                state.held_back.extend(close);
+                give(state.listens.remove(&request), Err(failure));
+            }
+            Heard::Connection { on, seq, socket } => {
+                on.push(Delivery { socket, answer: Answer::new(Arc::clone(self), seq) });
+                afterwards.deliveries.push(on);
+            }
+            Heard::Unwanted { seq } => state.answer(seq, false),
+            Heard::Disconnect => self.leave(Why::Asked),
+            Heard::LeaveNoted => state.leave_noted(),
+            Heard::Other => {}
         }
     }
 
@@ -98,11 +155,7 @@ impl Link {
             ToWorker::Disconnect { stopping } => {
                 self.leave(if stopping { Why::Stopping } else { Why::Asked });
             }
-            ToWorker::LeaveNoted => {
-                for asker in state.leave_noted.drain(..) {
-                    let _ = asker.send(());
-                }
-            }
+            ToWorker::LeaveNoted => state.leave_noted(),
             ToWorker::Granted { request, key, mode, address, more } => {
                 let registration = Registration::new(Arc::clone(self), key);
                 let asker = state.listens.remove(&request);
@@ -110,10 +163,11 @@ impl Link {
                     give(asker, Err(no_room_for_listener()));
                     return Some(registration);
                 };
-                return give(
-                    asker,
-                    Ok(Grant { handle: handle.into_fd(), mode, address, more, registration }),
-                );
+                let means = match mode {
+                    Mode::HandOff => Means::HandOff(handle.into_fd()),
+                    Mode::Shared => Means::Shared(handle.into_fd()),
+                };
+                return give(asker, Ok(Grant { means, address, more, registration }));
             }
             ToWorker::Refused { request, failure } => {
                 give(state.listens.remove(&request), Err(failure));
@@ -132,6 +186,59 @@ impl Link {
         }
         None
     }
+}
+
+impl State {
+    /// A primary of Node's never again sends a connection to a worker that had no room for one: so nothing is read while
+    /// there is none. What it sends waits in the channel.
+    fn is_starved(&mut self, now: Instant) -> bool {
+        let Self { node: Some(node), connection, starved_since, starved_until, .. } = self else {
+            return false;
+        };
+        if starved_until.is_some_and(|until| now < until) {
+            return true;
+        }
+        let since = *starved_since.get_or_insert(now);
+        if node.spare.make_room(&*connection).is_ok() || now >= since + STARVED_LONGEST {
+            (*starved_since, *starved_until) = (None, None);
+            return false;
+        }
+        *starved_until = Some(now + STARVED);
+        true
+    }
+
+    fn lost(&self) -> u64 {
+        self.node.as_ref().map_or(0, |node| node.lost)
+    }
+
+    fn receive(&mut self) -> Result<Received, ChannelError> {
+        let received = self.connection.receive();
+        if let Some(node) = &mut self.node {
+            learn(node, &self.connection, received.as_ref().ok());
+        }
+        received
+    }
+
+    /// Whoever waits for the primary to know that this worker leaves waits no longer.
+    fn leave_noted(&mut self) {
+        for asker in self.leave_noted.drain(..) {
+            let _ = asker.send(());
+        }
+    }
+}
+
+/// Sees how close this process is to its limit, and holds a descriptor in reserve where it is.
+fn learn(node: &mut UnderNode, connection: &Connection, received: Option<&Received>) {
+    let lost = connection.faults().lost_handles;
+    if std::mem::replace(&mut node.lost, lost) < lost {
+        node.spare.learn(None);
+    }
+    if let Some(Received::Message(incoming)) = received
+        && let Some(handle) = incoming.message().handles().first()
+    {
+        node.spare.learn(Some(handle.as_fd()));
+    }
+    node.spare.restore(connection);
 }
 
 /// Answers whoever asked for a listener; gives it back when nobody does any more.
