@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args as Flags, Parser, Subcommand, ValueEnum};
 use everycore::Policy;
 
-use value::{Bind, GiveUp, Ready, Variable, Workers};
+use value::{Bind, ClassArg, ClassFlag, GiveUp, Ready, RouteFlag, Variable, Workers};
 
 /// One port, every core, any program.
 #[derive(Debug, Parser)]
@@ -27,6 +27,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one per process, and it is taken apart at once")]
 pub(crate) enum Command {
     Run(Run),
     Demo(Demo),
@@ -49,13 +50,14 @@ Signals:
   HUP             reload: each new worker is ready before its predecessor leaves
   TTIN TTOU       one worker more, one fewer
 
-Placeholders in CMD: {index} {id} {port} {fd} {generation}; {{fd}} stands for a plain {fd}
+Placeholders in CMD: {index} {id} {port} {fd} {generation} {class}; {{fd}} stands for a plain {fd}
 
 Examples:
   everycore run -- ./server
   everycore run -- node server.js
   everycore run -b :8000 -w 4 -- uvicorn app:app --fd {fd}
   everycore run -b http=:8000 -b admin=127.0.0.1:9000 --ready notify -- ./server
+  everycore run --class web=3 --class vip=1,full=spill:web --route 10.0.0.0/8=vip -- ./server
 
 Exit codes: 0 stopped as ordered, 1 failed, 2 usage, 77 permission, 78 bad configuration,
 126 CMD cannot be executed, 127 CMD not found")]
@@ -72,9 +74,25 @@ pub(crate) struct Run {
     #[arg(short, long, value_parser = value::name)]
     pub(crate) name: Option<String>,
 
-    /// Who gets a connection: rr, least, sticky, shared or reuseport
+    /// Who gets a connection: rr, least, sticky, route, shared or reuseport
     #[arg(long)]
     pub(crate) policy: Option<Policy>,
+
+    /// A class of workers, for policy route; full= is wait, refuse or spill:CLASS; repeatable
+    #[arg(long, value_name = "NAME=N[,policy=..][,full=..]")]
+    pub(crate) class: Vec<ClassFlag>,
+
+    /// Send connections to a class: NETWORK, listener:NAME, port:N, or several with commas
+    #[arg(long, value_name = "RULE=CLASS")]
+    pub(crate) route: Vec<RouteFlag>,
+
+    /// One more argument for the workers of a class; repeatable
+    #[arg(long, value_name = "CLASS=ARG")]
+    pub(crate) class_arg: Vec<ClassArg>,
+
+    /// Connections a worker may hold at a time; further ones wait [default: any number]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_connections: Option<u64>,
 
     /// How the program gets its connections: auto, library, socket or node [default: auto]
     #[arg(long, value_enum, default_value_t, hide_default_value = true, hide_possible_values = true)]
@@ -233,5 +251,12 @@ mod tests {
     fn a_policy_has_its_names() {
         assert_eq!(run(&["--policy", "none", "x"]).policy, Some(Policy::Shared));
         assert!(Args::try_parse_from(["everycore", "run", "--policy", "fair", "x"]).is_err());
+    }
+
+    #[test]
+    fn a_class_may_be_repeated_and_its_argument_may_look_like_a_flag() {
+        let run = run(&["--class", "a=1", "--class", "b=2,full=refuse", "--class-arg", "b=--fast", "x"]);
+        assert_eq!(run.class.iter().map(|class| class.workers).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(run.class_arg[0], ClassArg { class: "b".into(), arg: "--fast".into() });
     }
 }

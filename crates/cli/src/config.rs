@@ -1,12 +1,16 @@
 //! Arguments, environment and CPU count become settings: what was typed wins, then the environment, then the
 //! machine.
 
+mod classes;
+
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use everycore::{Address, ListenOptions, Policy, RestartPolicy, RestartSettings};
+
+use classes::Classes;
 
 use crate::args::value::{Bind, MAX_WORKERS, Variable, Workers};
 use crate::args::{self, Looks, Output, Restart};
@@ -111,6 +115,9 @@ pub(crate) struct RunSettings {
     pub(crate) name: String,
     pub(crate) workers: usize,
     pub(crate) policy: Policy,
+    /// Told apart only under policy `route`.
+    pub(crate) classes: Option<Classes>,
+    pub(crate) max_connections: Option<u64>,
     pub(crate) binds: Vec<(String, Address)>,
     /// Their sockets' options, in the same order.
     pub(crate) listen: Vec<ListenOptions>,
@@ -128,8 +135,16 @@ pub(crate) struct RunSettings {
 }
 
 impl RunSettings {
-    pub(crate) fn new(run: args::Run, around: &Surroundings) -> Result<Self, Failure> {
+    pub(crate) fn new(mut run: args::Run, around: &Surroundings) -> Result<Self, Failure> {
         let program = Program::new(&run.command)?;
+        let classes = Classes::of(&run)?;
+        if classes.is_some() {
+            run.policy = Some(Policy::Route);
+        } else if program.uses(Placeholder::Class) {
+            return Err(Failure::usage(
+                "CMD asks for {class}, but there are no classes of workers; add --class NAME=N",
+            ));
+        }
         let takes_fd = program.uses(Placeholder::Fd);
         let is_node = program.is_node();
         let service =
@@ -152,7 +167,12 @@ impl RunSettings {
         }
         Ok(Self {
             name: run.name.unwrap_or_else(|| program::default_name(&run.command[0])),
-            workers: around.workers(run.workers)?,
+            workers: match &classes {
+                Some(classes) => classes.workers(),
+                None => around.workers(run.workers)?,
+            },
+            classes,
+            max_connections: run.max_connections,
             policy: service.policy.unwrap_or_else(|| around.policy()),
             binds,
             listen: listen_options(&run.bind)?,
@@ -262,6 +282,18 @@ mod tests {
         assert_eq!(settings(&["-b", ":0", "x", "{fd}"], &around).unwrap().policy, Policy::Shared);
         let around = Surroundings { sched_policy: Some("fair".into()), ..around };
         assert_eq!(settings(&["x"], &around).unwrap().policy, Policy::Least);
+    }
+
+    #[test]
+    fn classes_bring_their_policy_and_their_number() {
+        let around = Surroundings { web_concurrency: Some("9".into()), ..around() };
+        let set =
+            settings(&["--class", "a=2", "--class", "b=1", "--route", "::1=b", "x", "{class}"], &around);
+        let set = set.unwrap();
+        assert_eq!((set.policy, set.workers), (Policy::Route, 3));
+        assert_eq!(set.classes.unwrap().route().unwrap().workers(), 3);
+        assert!(!set.service.inherit, "connections are handed over");
+        assert!(settings(&["x", "{class}"], &around).unwrap_err().chain().contains("add --class"));
     }
 
     #[test]

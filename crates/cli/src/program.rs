@@ -53,7 +53,7 @@ impl Program {
     }
 
     /// File and arguments for one worker.
-    pub(crate) fn fill(&self, values: &Values) -> (OsString, Vec<OsString>) {
+    pub(crate) fn fill(&self, values: &Values<'_>) -> (OsString, Vec<OsString>) {
         let mut words = self.words.iter().map(|word| word.fill(values));
         (words.next().unwrap_or_default(), words.collect())
     }
@@ -102,11 +102,6 @@ impl Wishes {
             )));
         }
         if self.kind == Kind::Node || self.kind == Kind::Auto && self.is_node && !self.takes_fd {
-            if self.policy == Some(Policy::Reuseport) {
-                return Err(Failure::usage(
-                    "--policy reuseport cannot serve Node workers: they all get one socket; choose shared, least, rr or sticky",
-                ));
-            }
             return Ok(Service {
                 inherit: false,
                 needs_bind: false,
@@ -193,8 +188,10 @@ mod tests {
             let service = wishes.service().unwrap();
             assert_eq!(service.policy, Some(Policy::Shared));
             assert!(service.inherit && service.needs_bind);
-            let error = Wishes { policy: Some(Policy::RoundRobin), ..wishes }.service().unwrap_err();
-            assert!(error.chain().contains("--proxy"), "{error}");
+            for policy in [Policy::RoundRobin, Policy::Least, Policy::Sticky, Policy::Route] {
+                let error = Wishes { policy: Some(policy), ..wishes }.service().unwrap_err();
+                assert!(error.chain().contains("--proxy"), "{error}");
+            }
             assert!(Wishes { policy: Some(Policy::Shared), ..wishes }.service().is_ok());
             let own = Wishes { policy: Some(Policy::Reuseport), ..wishes }.service().unwrap();
             assert_eq!((own.policy, own.inherit), (Some(Policy::Reuseport), true));
@@ -218,8 +215,10 @@ mod tests {
         let program = |word: &str| Program::new(&[word.into(), "server.js".into()]).unwrap();
         assert!(program("node").is_node() && program("/usr/bin/bun").is_node());
         assert!(!program("node-exporter").is_node() && !program("python3").is_node());
-        let reuseport = Wishes { is_node: true, policy: Some(Policy::Reuseport), ..WISHES }.service();
-        assert!(reuseport.unwrap_err().chain().contains("choose shared"));
+        for policy in [Policy::Reuseport, Policy::Route, Policy::Sticky, Policy::Shared] {
+            let service = Wishes { is_node: true, policy: Some(policy), ..WISHES }.service().unwrap();
+            assert_eq!((service.policy, service.inherit), (Some(policy), false));
+        }
         let node = Wishes { is_node: true, ..WISHES };
         let service = node.service().unwrap();
         assert_eq!(service.dialect, Dialect::Node(Serialization::Json));

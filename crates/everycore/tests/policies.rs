@@ -224,9 +224,6 @@ fn what_cannot_work_is_refused_and_names_what_can() {
     let node = Dialect::Node(Serialization::Json);
     let node = refused(Cluster::builder().dialect(node).policy(Policy::Least).max_connections(1));
     assert!(node.contains("server.maxConnections"), "{node}");
-    let node = Dialect::Node(Serialization::Json);
-    let node = refused(Cluster::builder().dialect(node).policy(Policy::Reuseport));
-    assert!(node.contains("choose shared"), "{node}");
     let zero = refused(Cluster::builder().policy(Policy::Least).max_connections(0));
     assert!(zero.contains("limits.per_worker: must be at least 1"), "{zero}");
 }

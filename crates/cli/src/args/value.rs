@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::str::FromStr;
 use std::time::Duration;
 
+use everycore::{Policy, WhenFull};
+
 /// More workers than this are a slip of the hand: each is a process.
 pub(crate) const MAX_WORKERS: usize = 1024;
 
@@ -85,6 +87,87 @@ impl FromStr for Variable {
         match text.split_once('=') {
             Some(("", _)) | None => Err("write NAME=VALUE".into()),
             Some((name, value)) => Ok(Self { name: name.into(), value: value.into() }),
+        }
+    }
+}
+
+/// A class of workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClassFlag {
+    pub(crate) name: String,
+    pub(crate) workers: u32,
+    pub(crate) policy: Policy,
+    pub(crate) when_full: WhenFull,
+}
+
+impl FromStr for ClassFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (class, options) = text.split_once(',').map_or((text, None), |(class, rest)| (class, Some(rest)));
+        let (name, workers) = class.split_once('=').ok_or("write NAME=N, as in web=3")?;
+        let workers = match workers.parse::<Workers>() {
+            Ok(Workers::Count(count)) => u32::try_from(count).map_err(|error| error.to_string())?,
+            Ok(Workers::Auto) | Err(_) => {
+                return Err(format!("'{workers}' is no number of workers from 1 to {MAX_WORKERS}"));
+            }
+        };
+        let mut flag =
+            Self { name: self::name(name)?, workers, policy: Policy::Least, when_full: WhenFull::Wait };
+        for option in options.iter().flat_map(|options| options.split(',')) {
+            match option.split_once('=') {
+                Some(("policy", policy)) => {
+                    let policy = policy
+                        .parse()
+                        .ok()
+                        .filter(|policy: &Policy| policy.hands_off() && *policy != Policy::Route);
+                    flag.policy = policy.ok_or("the policy of a class is rr, least or sticky")?;
+                }
+                Some(("full", "wait")) => flag.when_full = WhenFull::Wait,
+                Some(("full", "refuse")) => flag.when_full = WhenFull::Refuse,
+                Some(("full", full)) => match full.strip_prefix("spill:") {
+                    Some(other) => flag.when_full = WhenFull::SpillTo(self::name(other)?),
+                    None => return Err("a full class can wait, refuse, or spill:CLASS".into()),
+                },
+                _ => return Err(format!("'{option}' is not understood; there are policy=.. and full=..")),
+            }
+        }
+        Ok(flag)
+    }
+}
+
+/// Which connections go to a class; what the rule means is seen later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RouteFlag {
+    pub(crate) rule: String,
+    pub(crate) class: String,
+}
+
+impl FromStr for RouteFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.rsplit_once('=') {
+            Some((rule, class)) if !rule.is_empty() => Ok(Self { rule: rule.into(), class: name(class)? }),
+            _ => Err("write RULE=CLASS, as in 10.0.0.0/8=vip".into()),
+        }
+    }
+}
+
+/// An argument for the workers of one class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClassArg {
+    pub(crate) class: String,
+    pub(crate) arg: String,
+}
+
+impl FromStr for ClassArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((class, arg)) => Ok(Self { class: name(class)?, arg: arg.into() }),
+            None => Err("write CLASS=ARG, as in vip=--priority".into()),
         }
     }
 }
@@ -180,6 +263,37 @@ mod tests {
             assert!(text.parse::<Workers>().unwrap_err().contains(part), "{text}");
         }
         assert!("99999999999999999999999".parse::<Workers>().unwrap_err().contains("more than 1024"));
+    }
+
+    #[test]
+    fn classes_and_routes() {
+        let class = |text: &str| text.parse::<ClassFlag>();
+        let vip = ClassFlag {
+            name: "vip".into(),
+            workers: 2,
+            policy: Policy::Sticky,
+            when_full: WhenFull::SpillTo("web".into()),
+        };
+        assert_eq!(class("vip=2,policy=sticky,full=spill:web"), Ok(vip));
+        assert_eq!(class("web=1").map(|class| class.when_full), Ok(WhenFull::Wait));
+        for (text, part) in [
+            ("web", "NAME=N"),
+            ("web=0", "from 1 to 1024"),
+            ("web=auto", "from 1 to 1024"),
+            ("=1", "cannot be empty"),
+            ("web=1,policy=shared", "rr, least or sticky"),
+            ("web=1,policy=route", "rr, least or sticky"),
+            ("web=1,full=explode", "spill:CLASS"),
+            ("web=1,fast", "'fast' is not understood"),
+        ] {
+            let error = class(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+        let route = RouteFlag { rule: "port:80,::1".into(), class: "web".into() };
+        assert_eq!("port:80,::1=web".parse(), Ok(route));
+        assert!("web".parse::<RouteFlag>().is_err() && "=web".parse::<RouteFlag>().is_err());
+        assert_eq!("a=b=c".parse(), Ok(ClassArg { class: "a".into(), arg: "b=c".into() }));
+        assert!("a".parse::<ClassArg>().is_err());
     }
 
     #[test]

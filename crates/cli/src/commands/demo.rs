@@ -27,6 +27,11 @@ const NAME: &str = "demo";
 pub(crate) fn serve(demo: args::Demo, around: &Surroundings) -> Result<(), Failure> {
     let workers = around.workers(demo.workers)?;
     let policy = demo.policy.unwrap_or_else(|| around.policy());
+    if policy == Policy::Route {
+        return Err(Failure::usage(
+            "--policy route needs classes of workers, and the demo has none; run a program of your own: everycore run --class NAME=N … -- CMD",
+        ));
+    }
     let style = around.style(demo.looks, None);
     let mut attempts = addresses(demo.bind.as_deref(), around)?.into_iter().peekable();
     let mut taken = None;

@@ -69,12 +69,17 @@ fn check_program(settings: &RunSettings, around: &Surroundings) -> Result<(), Fa
 fn cluster(settings: &RunSettings) -> Result<Cluster, Failure> {
     let mut cluster = Cluster::builder()
         .name(&settings.name)
-        .workers(settings.workers)
-        .policy(settings.policy)
         .readiness(settings.service.readiness)
         .inherit_listeners(settings.service.inherit)
         .dialect(settings.service.dialect)
         .restart(settings.restart.clone());
+    match &settings.classes {
+        Some(classes) => cluster = cluster.route(classes.route()?),
+        None => cluster = cluster.workers(settings.workers).policy(settings.policy),
+    }
+    if let Some(limit) = settings.max_connections {
+        cluster = cluster.max_connections(limit);
+    }
     for (place, (name, address)) in settings.binds.iter().enumerate() {
         let options = settings.listen.get(place).cloned().unwrap_or_default();
         cluster = cluster.bind_with(name, address.clone(), options)?;
@@ -111,6 +116,7 @@ impl Launcher {
             port: port.unwrap_or_default(),
             fd: spec.listeners.first().map_or(0, |(_, number, _)| *number),
             generation: spec.generation,
+            class: spec.class.as_deref().unwrap_or_default(),
         };
         let (program, args) = self.settings.program.fill(&values);
         let mut command = WorkerCommand::new(program, args);

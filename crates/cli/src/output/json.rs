@@ -41,6 +41,9 @@ pub(crate) fn line(app: &str, event: &Event, now: SystemTime) -> Option<String> 
             ("reload_failed", json!({"generation": generation, "reason": reason}))
         }
         Event::Scaled { workers } => ("scaled", json!({"workers": workers})),
+        Event::Refused { class, refused } => {
+            ("connections_refused", json!({"class": class, "refused": refused}))
+        }
         Event::Stopping => ("stopping", json!({})),
         Event::Warning { text } => ("warning", json!({"text": text})),
         Event::Message { .. } | Event::Request { .. } => return None,

@@ -121,6 +121,10 @@ impl Narrator {
             Event::Scaled { workers } => {
                 Some(Line::plain(format!("{} from now on", super::count(u64::from(*workers), "worker"))))
             }
+            Event::Refused { class, refused } => Some(Line::bad(format!(
+                "class {class} is full or has nobody left: {} refused so far",
+                super::count(*refused, "connection")
+            ))),
             Event::Stopping => {
                 self.stopping = true;
                 Some(Line::plain("stopping: workers finish what they serve; a second signal stops at once"))

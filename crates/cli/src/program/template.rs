@@ -1,4 +1,4 @@
-//! Words with placeholders: `{index} {id} {port} {fd} {generation}`.
+//! Words with placeholders: `{index} {id} {port} {fd} {generation} {class}`.
 //!
 //! Only a lower-case word in braces is a placeholder, so JSON and shell code pass through; `{{fd}}` is a plain
 //! `{fd}`.
@@ -21,30 +21,35 @@ pub(crate) enum Placeholder {
     Fd,
     /// How many reloads came before.
     Generation,
+    /// The class of workers it belongs to.
+    Class,
 }
 
 impl Placeholder {
-    const ALL: [(&'static str, Self); 5] = [
+    const ALL: [(&'static str, Self); 6] = [
         ("index", Self::Index),
         ("id", Self::Id),
         ("port", Self::Port),
         ("fd", Self::Fd),
         ("generation", Self::Generation),
+        ("class", Self::Class),
     ];
 }
 
 /// What a worker's placeholders stand for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Values {
+pub(crate) struct Values<'a> {
     pub(crate) index: u32,
     pub(crate) id: u32,
     /// 0 when there is none: nothing asks for it then.
     pub(crate) port: u16,
     pub(crate) fd: i32,
     pub(crate) generation: u32,
+    /// Empty where there are no classes: nothing asks for it then.
+    pub(crate) class: &'a str,
 }
 
-impl Values {
+impl Values<'_> {
     fn of(&self, placeholder: Placeholder) -> String {
         match placeholder {
             Placeholder::Index => self.index.to_string(),
@@ -52,6 +57,7 @@ impl Values {
             Placeholder::Port => self.port.to_string(),
             Placeholder::Fd => self.fd.to_string(),
             Placeholder::Generation => self.generation.to_string(),
+            Placeholder::Class => self.class.to_owned(),
         }
     }
 }
@@ -106,7 +112,7 @@ impl Template {
         }
     }
 
-    pub(crate) fn fill(&self, values: &Values) -> OsString {
+    pub(crate) fn fill(&self, values: &Values<'_>) -> OsString {
         let mut word = Vec::new();
         for part in &self.0 {
             match part {
@@ -141,7 +147,7 @@ fn known(name: &str) -> Result<Placeholder, Failure> {
 mod tests {
     use super::*;
 
-    const VALUES: Values = Values { index: 1, id: 7, port: 8000, fd: 3, generation: 2 };
+    const VALUES: Values<'_> = Values { index: 1, id: 7, port: 8000, fd: 3, generation: 2, class: "vip" };
 
     fn filled(word: &str) -> String {
         Template::parse(OsStr::new(word)).unwrap().fill(&VALUES).into_string().unwrap()
@@ -150,7 +156,7 @@ mod tests {
     #[test]
     fn placeholders_are_filled_in() {
         assert_eq!(filled("--fd={fd}"), "--fd=3");
-        assert_eq!(filled("{index}/{id}/{port}/{generation}"), "1/7/8000/2");
+        assert_eq!(filled("{index}/{id}/{port}/{generation}/{class}"), "1/7/8000/2/vip");
         assert_eq!(filled(""), "");
     }
 
@@ -175,7 +181,7 @@ mod tests {
         let error = Template::parse(OsStr::new("--port={prot}")).unwrap_err().chain();
         assert_eq!(
             error,
-            "unknown placeholder {prot} in CMD; there are {index} {id} {port} {fd} {generation}, and {{prot}} stands for a plain {prot}"
+            "unknown placeholder {prot} in CMD; there are {index} {id} {port} {fd} {generation} {class}, and {{prot}} stands for a plain {prot}"
         );
     }
 

@@ -38,7 +38,7 @@ fn a_node_server_runs_on_every_core() {
         return;
     }
     let (_directory, server) = server("node-server");
-    for policy in ["rr", "least", "shared"] {
+    for policy in ["rr", "least", "shared", "reuseport"] {
         let mut run = Running::start(&["run", "-w", "2", "--policy", policy, "--", "node", &server]);
         let address = run.address();
         let ready = run.ready(2);
@@ -66,5 +66,30 @@ fn a_reload_rolls_through_node_workers() {
     run.line("reload done");
     assert!(load.stop() > 0);
     assert!(!old.contains(&pid_in(&get(address, "/").unwrap().body)));
+    run.stop();
+}
+
+#[test]
+fn classes_of_node_workers_have_their_arguments_and_their_connections() {
+    if !node() {
+        return;
+    }
+    let directory = Directory::new("node-classes");
+    let path = directory.path("server.js");
+    let told = "`${process.env.EVERYCORE_CLASS} ${process.argv.slice(2).join(' ')} (pid ${process.pid})\\n`";
+    let server = format!(
+        "require('http').createServer((request, response) => response.end({told})).listen(0, '127.0.0.1');"
+    );
+    std::fs::write(&path, server).unwrap();
+    let classes = ["--class", "web=1", "--class", "vip=2,policy=rr", "--class-arg", "vip=--fast"];
+    let route = ["--route", "192.0.2.0/24=web", "--route", "127.0.0.0/8=vip"];
+    let command = ["--", "node", &path, "{class}"];
+    let mut run = Running::start(&[&["run"], &classes[..], &route, &command].concat());
+    let address = run.address();
+    let ready = run.ready(3);
+    let answered = everyone(address, 2);
+    assert!(answered.is_subset(&ready.into_iter().collect()), "{answered:?}");
+    let body = get(address, "/").unwrap().body;
+    assert!(body.starts_with("vip vip --fast (pid "), "{body}");
     run.stop();
 }

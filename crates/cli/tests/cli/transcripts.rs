@@ -120,20 +120,89 @@ fn a_taken_port_names_its_owner() {
 
 #[test]
 fn policies_that_cannot_serve() {
-    for args in [
-        &["run", "-b", ":0", "--policy", "rr", "--", "x", "{fd}"][..],
-        &["run", "-b", ":0", "--policy", "rr", "--kind", "socket", "x"],
-    ] {
-        refuses(
-            args,
-            2,
-            "error: --policy round-robin cannot serve a program that takes an inherited socket: its workers accept for themselves, as under --policy shared or reuseport; a program that binds a port of its own will be served by --proxy, in a later version\n",
+    // An inherited socket under a policy that hands over: every cell of the table that cannot be.
+    for (policy, shown) in [("rr", "round-robin"), ("least", "least"), ("sticky", "sticky")] {
+        for program in [&["--", "x", "{fd}"][..], &["--kind", "socket", "x"]] {
+            let error = format!(
+                "error: --policy {shown} cannot serve a program that takes an inherited socket: its workers accept for themselves, as under --policy shared or reuseport; a program that binds a port of its own will be served by --proxy, in a later version\n"
+            );
+            refuses(&[&["run", "-b", ":0", "--policy", policy], program].concat(), 2, &error);
+        }
+    }
+    refuses(
+        &["run", "-b", ":0", "--class", "web=1", "--", "x", "{fd}"],
+        2,
+        "error: --policy route cannot serve a program that takes an inherited socket: its workers accept for themselves, as under --policy shared or reuseport; a program that binds a port of its own will be served by --proxy, in a later version\n",
+    );
+    for policy in ["shared", "reuseport"] {
+        let error = format!(
+            "error: max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least, sticky or route\n"
         );
+        refuses(&["run", "-b", ":0", "--policy", policy, "--max-connections", "1", "true"], 2, &error);
     }
     refuses(
         &["run", "--policy", "fair", "--", "true"],
         2,
-        "error: invalid value 'fair' for '--policy <POLICY>': unknown policy \"fair\"; choose round-robin (rr), least, sticky, shared (none) or reuseport\n\nFor more information, try '--help'.\n",
+        "error: invalid value 'fair' for '--policy <POLICY>': unknown policy \"fair\"; choose round-robin (rr), least, sticky, route, shared (none) or reuseport\n\nFor more information, try '--help'.\n",
+    );
+}
+
+#[test]
+fn classes_that_do_not_fit() {
+    let refused = |args: &[&str], error: &str| {
+        refuses(&[&["run"], args, &["true"]].concat(), 2, &format!("error: {error}\n"));
+    };
+    for (args, what) in [
+        (&["--policy", "route"][..], "--policy route"),
+        (&["--route", "::1=web"], "--route"),
+        (&["--class-arg", "web=-x"], "--class-arg"),
+    ] {
+        let needs = "needs classes of workers; add --class NAME=N for each, and --route RULE=CLASS for all but the first";
+        refused(args, &format!("{what} {needs}"));
+    }
+    refused(
+        &["--class", "web=1", "--policy", "sticky"],
+        "--class goes with --policy route, not with sticky; a class has a policy of its own: --class NAME=N,policy=sticky",
+    );
+    refused(
+        &["--class", "web=1", "-w", "2"],
+        "--workers cannot be beside --class: each class says how many workers it has; leave --workers out",
+    );
+    refused(
+        &["--class", "web=1", "--class-arg", "vip=-x"],
+        "--class-arg: no class is called 'vip'; there are web",
+    );
+    refused(
+        &["--class", "web=1", "--route", "10.0.0.0/8=vip"],
+        "route: no class is called \"vip\"; there are web",
+    );
+    refused(&["--class", "web=1,full=spill:vip"], "route: no class is called \"vip\"; there are web");
+    refused(
+        &["-b", ":0", "--class", "web=1", "--route", "listener:admin=web"],
+        "route: no listener is bound under the name \"admin\"; there are http",
+    );
+    refused(
+        &["--class", "web=1", "--route", "user:root=web"],
+        "route: \"user:root\" is no condition of a rule, or the second of its kind; write a source network such as 10.0.0.0/8, listener:NAME or port:N, with commas between them",
+    );
+    refuses(
+        &["run", "--class", "web=1,policy=shared", "true"],
+        2,
+        "error: invalid value 'web=1,policy=shared' for '--class <NAME=N[,policy=..][,full=..]>': the policy of a class is rr, least or sticky\n\nFor more information, try '--help'.\n",
+    );
+    refuses(
+        &["run", "true", "{class}"],
+        2,
+        "error: CMD asks for {class}, but there are no classes of workers; add --class NAME=N\n",
+    );
+}
+
+#[test]
+fn the_demo_has_no_classes() {
+    refuses(
+        &["demo", "--policy", "route"],
+        2,
+        "error: --policy route needs classes of workers, and the demo has none; run a program of your own: everycore run --class NAME=N … -- CMD\n",
     );
 }
 
@@ -147,7 +216,7 @@ fn kinds_and_placeholders_that_do_not_fit() {
     refuses(
         &["run", "-b", ":0", "--", "x", "--port={prot}"],
         2,
-        "error: unknown placeholder {prot} in CMD; there are {index} {id} {port} {fd} {generation}, and {{prot}} stands for a plain {prot}\n",
+        "error: unknown placeholder {prot} in CMD; there are {index} {id} {port} {fd} {generation} {class}, and {{prot}} stands for a plain {prot}\n",
     );
     refuses(
         &["run", "-b", ":0", "--kind", "library", "--", "x", "{fd}"],

@@ -589,9 +589,6 @@ fn fits(limits: &core::Limits, policy: Policy, hands_off: bool, dialect: Dialect
         _ if limited && !hands_off => Err(Error::Setting(format!(
             "max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least, sticky or route"
         ))),
-        Dialect::Node(_) if policy == Policy::Reuseport && !hands_off => Err(Error::Setting(
-            "policy reuseport: Node workers all get one socket; choose shared, least, round-robin, sticky or route".into(),
-        )),
         Dialect::Node(_) if limited => Err(Error::Setting(
             "max_connections: Node workers do not report what they have closed; set server.maxConnections in the program"
                 .into(),

@@ -87,12 +87,13 @@ impl Driver {
                 self.listeners.grant_bound(worker, address, index(&query), &options)?
             }
         };
+        let slot = self.info(worker).slot;
         let Some(listening) = self.listeners.get(key) else { return Err(invalid("the listener closed")) };
         let address = listening.bound.address.clone();
         let by_hand = self.mode == Mode::HandOff && !matches!(query.what, Asked::Datagram { .. });
         let shared = match by_hand {
             true => None,
-            false => Some(listening.bound.socket.try_clone().map_err(|error| ListenFailure {
+            false => Some(self.listeners.share(key, slot).map_err(|error| ListenFailure {
                 errno: error.raw_os_error().unwrap_or(0),
                 message: format!("cannot pass the listener on: {error}"),
             })?),
