@@ -122,6 +122,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N/DURATION")]
     pub(crate) give_up: Option<GiveUp>,
 
+    /// Node workers do not load our script, which lets clients of a leaving worker know
+    #[arg(long)]
+    pub(crate) no_preload: bool,
+
     /// Set a variable in the workers' environment; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<Variable>,

@@ -129,6 +129,8 @@ pub(crate) struct RunSettings {
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) graceful_timeout: Option<Duration>,
     pub(crate) hung_timeout: Option<Duration>,
+    /// Node workers load our script first.
+    pub(crate) preload: bool,
     pub(crate) env: Vec<Variable>,
     pub(crate) cwd: Option<PathBuf>,
     pub(crate) style: Style,
@@ -183,6 +185,7 @@ impl RunSettings {
             start_timeout: run.start_timeout,
             graceful_timeout: run.graceful_timeout,
             hung_timeout: run.timeout,
+            preload: !run.no_preload,
             env: run.env,
             cwd: run.cwd,
             style: around.style(run.looks, run.output),

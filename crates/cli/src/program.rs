@@ -49,7 +49,8 @@ impl Program {
     /// Whether its name is one of the Node family's.
     pub(crate) fn is_node(&self) -> bool {
         let file = self.fixed_file().unwrap_or_default();
-        Path::new(&file).file_name().is_some_and(|name| NODE_FAMILY.iter().any(|node| name == *node))
+        let name = Path::new(&file).file_name().and_then(OsStr::to_str).unwrap_or_default();
+        NODE_FAMILY.contains(&without_version(name))
     }
 
     /// File and arguments for one worker.
@@ -57,6 +58,11 @@ impl Program {
         let mut words = self.words.iter().map(|word| word.fill(values));
         (words.next().unwrap_or_default(), words.collect())
     }
+}
+
+/// `node` of `node20`, `node-20` and `node-20.1`.
+fn without_version(name: &str) -> &str {
+    name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').trim_end_matches('-')
 }
 
 /// What was said about how the program is served.
@@ -214,6 +220,7 @@ mod tests {
     fn the_node_family_is_known_by_its_name() {
         let program = |word: &str| Program::new(&[word.into(), "server.js".into()]).unwrap();
         assert!(program("node").is_node() && program("/usr/bin/bun").is_node());
+        assert!(program("node20").is_node() && program("./node-18.2").is_node());
         assert!(!program("node-exporter").is_node() && !program("python3").is_node());
         for policy in [Policy::Reuseport, Policy::Route, Policy::Sticky, Policy::Shared] {
             let service = Wishes { is_node: true, policy: Some(policy), ..WISHES }.service().unwrap();

@@ -103,6 +103,7 @@ pub struct Cluster {
     pub(crate) secret_rotation: Duration,
     pub(crate) program: Program,
     pub(crate) dialect: Dialect,
+    pub(crate) preload: bool,
     pub(crate) observer: Option<Observer>,
 }
 
@@ -139,6 +140,7 @@ impl Default for Cluster {
             secret_rotation: SECRET_ROTATION,
             program: Program::default(),
             dialect: Dialect::default(),
+            preload: true,
             observer: None,
         }
     }
@@ -325,6 +327,17 @@ impl Cluster {
     #[must_use]
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.dialect = dialect;
+        self
+    }
+
+    /// Whether Node workers load a small script of ours ahead of their program; they do unless told otherwise. It
+    /// reports open connections, so that policy `least` knows their numbers, and how late the event loop is
+    /// ([`Event::Blocked`]). While a worker leaves it has HTTP clients hear `Connection: close`, so that a reload loses no
+    /// request on a kept connection. Workers serve without it, too, and it is left out where the program's own
+    /// permissions would refuse it. `NODE_OPTIONS` names it, for the worker itself alone.
+    #[must_use]
+    pub fn preload(mut self, preload: bool) -> Self {
+        self.preload = preload;
         self
     }
 

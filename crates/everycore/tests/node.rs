@@ -18,5 +18,7 @@ mod hostile;
 mod listen;
 #[path = "node/messages.rs"]
 mod messages;
+#[path = "node/preload.rs"]
+mod preload;
 #[path = "node/shutdown.rs"]
 mod shutdown;

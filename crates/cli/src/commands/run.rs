@@ -72,6 +72,7 @@ fn cluster(settings: &RunSettings) -> Result<Cluster, Failure> {
         .readiness(settings.service.readiness)
         .inherit_listeners(settings.service.inherit)
         .dialect(settings.service.dialect)
+        .preload(settings.preload)
         .restart(settings.restart.clone());
     match &settings.classes {
         Some(classes) => cluster = cluster.route(classes.route()?),

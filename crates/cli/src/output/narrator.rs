@@ -90,6 +90,10 @@ impl Narrator {
             Event::Hung { worker } => Some(Line::bad(format!(
                 "{worker} does not take its connections and gets no more until it does"
             ))),
+            Event::Blocked { worker, duration } => Some(Line::bad(format!(
+                "{worker} was blocked: its event loop stood still for {}",
+                spoken(*duration)
+            ))),
             Event::Recovered { worker } => Some(Line::plain(format!("{worker} takes connections again"))),
             Event::RestartScheduled { delay, .. } if delay.is_zero() => None,
             Event::RestartScheduled { slot, delay, failures } => Some(Line::plain(format!(

@@ -61,10 +61,12 @@ fn a_reload_rolls_through_node_workers() {
     let mut run = Running::start(&["run", "-w", "2", "--", "node", &server]);
     let address = run.address();
     let old = run.ready(2);
-    let load = Load::start(address);
-    run.signal(Signal::HUP);
-    run.line("reload done");
-    assert!(load.stop() > 0);
+    let loads = [Load::start(address), Load::keeping(address), Load::keeping(address)];
+    for _ in 0..2 {
+        run.signal(Signal::HUP);
+        run.line("reload done");
+    }
+    assert!(loads.into_iter().all(|load| load.stop() > 0));
     assert!(!old.contains(&pid_in(&get(address, "/").unwrap().body)));
     run.stop();
 }

@@ -11,6 +11,7 @@ use super::handle::{Primary, Shared};
 use super::handoff::Arrival;
 use super::listener::{Listeners, Members};
 use super::member::{Side, Wish};
+use super::node::Preload;
 use super::notify::NotifySocket;
 use super::program::{Dialect, Program};
 use super::readiness::Readying;
@@ -44,6 +45,8 @@ pub(crate) struct Driver {
     pub(super) name: String,
     pub(super) mode: Mode,
     pub(super) dialect: Dialect,
+    /// What Node workers load first, if they are to.
+    pub(super) preload: Option<Preload>,
     /// What the first Node worker said with each listener, for the others: TLS ticket keys.
     pub(super) node_data: BTreeMap<ListenerKey, serde_json::Value>,
     pub(super) deadlines: Deadlines,
@@ -150,6 +153,7 @@ impl Driver {
             program: cluster.program,
             mode: if hands_off { Mode::HandOff } else { Mode::Shared },
             dialect: cluster.dialect,
+            preload: cluster.preload.then(Preload::default),
             node_data: BTreeMap::new(),
             deadlines: cluster.deadlines,
             readiness: cluster.readiness,

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use everycore_core::{Effect, Event as CoreEvent, Generation, Notice, Slot, WorkerId};
 use everycore_ipc::{Codec, Connection, Limits};
@@ -164,18 +164,26 @@ impl Driver {
         self.core.router().map(|router| router.name(router.class_of_slot(Slot::new(slot))).to_owned())
     }
 
-    fn start(&self, spec: &WorkerSpec, command: WorkerCommand, channel: &OwnedFd) -> Result<Spawned, String> {
-        let inherited: Vec<BorrowedFd<'_>> =
-            self.listeners.inherited_by(spec.slot).take(spec.listeners.len()).collect();
-        let channel_number = FIRST_DESCRIPTOR + inherited.len() as i32;
+    fn start(
+        &mut self,
+        spec: &WorkerSpec,
+        command: WorkerCommand,
+        channel: &OwnedFd,
+    ) -> Result<Spawned, String> {
+        let channel_number = FIRST_DESCRIPTOR + spec.listeners.len() as i32;
         let mut spawn = Spawn::new(command.program);
         spawn.args = command.args;
         spawn.cwd = self.program.cwd.clone();
-        spawn.env = environment(self.variables(spec, channel, channel_number, command.env)?);
+        let mut variables = self.variables(spec, channel, channel_number, command.env)?;
+        if matches!(self.dialect, Dialect::Node(_)) {
+            self.preload(&spawn, &mut variables);
+        }
+        spawn.env = environment(variables);
         spawn.listen_pid = !spec.listeners.is_empty();
         spawn.process_group = true;
         // A program that knows its channel notices its end; any other would live on.
         spawn.death_signal = self.program.inherit_listeners.then_some(DEATH_SIGNAL);
+        let inherited = self.listeners.inherited_by(spec.slot).take(spec.listeners.len());
         spawn.descriptors = inherited.into_iter().zip(FIRST_DESCRIPTOR..).collect();
         spawn.descriptors.push((channel.as_fd(), channel_number));
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
@@ -183,6 +191,21 @@ impl Driver {
         spawn.descriptors.push((command.stdout.as_ref().map_or(stdout.as_fd(), |fd| fd.as_fd()), 1));
         spawn.descriptors.push((command.stderr.as_ref().map_or(stderr.as_fd(), |fd| fd.as_fd()), 2));
         everycore_sys::spawn(&spawn).map_err(|error| error.to_string())
+    }
+
+    /// Has the program load our script first.
+    fn preload(&mut self, spawn: &Spawn<'_>, variables: &mut Vec<(OsString, OsString)>) {
+        let Some(preload) = &mut self.preload else { return };
+        let words = std::iter::once(&spawn.program).chain(&spawn.args);
+        let words: Vec<_> = words.map(OsString::as_os_str).collect();
+        match preload.variables(&words, variables, self.deadlines.drain, spawn.uid.is_some()) {
+            Ok(more) => variables.extend(more),
+            Err(error) => self.tell(Event::Warning {
+                text: format!(
+                    "cannot write the script that Node workers load first, so they serve without it: {error}"
+                ),
+            }),
+        }
     }
 
     fn variables(

@@ -103,6 +103,14 @@ pub enum Event {
         /// Which worker.
         worker: WorkerInfo,
     },
+    /// The worker's event loop did not turn for so long, as it reports afterwards. Only Node workers with the
+    /// [preloaded script](crate::Cluster::preload) do; at most once in ten seconds.
+    Blocked {
+        /// Which worker.
+        worker: WorkerInfo,
+        /// How long, to the millisecond.
+        duration: Duration,
+    },
     /// A hung worker takes connections again.
     Recovered {
         /// Which worker.
@@ -184,6 +192,7 @@ impl Event {
             | Self::Exit { worker, .. }
             | Self::Error { worker, .. }
             | Self::Hung { worker }
+            | Self::Blocked { worker, .. }
             | Self::Recovered { worker } => Some(*worker),
             Self::RestartScheduled { .. }
             | Self::SlotErrored { .. }

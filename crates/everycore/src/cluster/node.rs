@@ -2,5 +2,7 @@
 
 pub(crate) mod acts;
 mod answers;
+mod preload;
 
 pub(in crate::cluster) use answers::unconfirmed;
+pub(in crate::cluster) use preload::Preload;

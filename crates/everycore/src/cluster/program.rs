@@ -9,7 +9,7 @@ use std::{fmt, io};
 use super::route::Launch;
 
 /// Variables that would mislead a worker if they came from this process's own environment.
-const STALE: [&str; 14] = [
+const STALE: [&str; 15] = [
     "NODE_CHANNEL_FD",
     "NODE_CHANNEL_SERIALIZATION_MODE",
     "NODE_UNIQUE_ID",
@@ -24,6 +24,7 @@ const STALE: [&str; 14] = [
     "EVERYCORE_SLOT",
     "EVERYCORE_GENERATION",
     "EVERYCORE_CLASS",
+    "EVERYCORE_PRELOAD",
 ];
 
 /// What is known of a worker before it is started.

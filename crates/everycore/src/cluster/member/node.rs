@@ -18,7 +18,10 @@ use crate::cluster::node::acts::{self, Asked, Query};
 /// First and longest time without connections for a worker that refused one.
 const SULK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
-/// Refusals are counted over so long.
+/// An event loop that stood still for so long is news.
+const BLOCKED: Duration = Duration::from_secs(1);
+
+/// Refusals are counted over so long, and observers hear of late loops once in so long.
 const SPAN: Duration = Duration::from_secs(10);
 
 /// What was handed to one Node worker.
@@ -29,8 +32,9 @@ pub(crate) struct Node {
     /// Sent and not answered, by the number of the message.
     unanswered: BTreeMap<i64, Arrival>,
     counters: Counters,
-    /// Connections closed, as our preloaded hook reports; without the hook nothing is known.
+    /// Connections closed, by the reports of our preloaded script; without it nothing is known.
     closed: Option<u64>,
+    told_blocked: Option<Instant>,
     sulk: Sulk,
     pub(crate) refusals: Refusals,
 }
@@ -212,14 +216,25 @@ impl Node {
         std::mem::take(&mut self.sulk.charged)
     }
 
-    /// The hook's report. A connection that was closed makes room for one that was refused; the number is that of
+    /// So many connections are open, the worker reports. It says so behind every answer of before, so all else that
+    /// it took is closed. One that was closed makes room for one that was refused; the number is that of
     /// [`relent`](Self::relent).
-    pub(crate) fn report(&mut self, closed: u64) -> u64 {
+    pub(crate) fn report(&mut self, live: u64) -> u64 {
         let before = self.closed.unwrap_or(0);
-        let closed = closed.min(self.counters.taken).max(before);
+        let closed = self.counters.taken.saturating_sub(live).max(before);
         self.closed = Some(closed);
         self.counters.closed = closed;
         if closed > before { self.forgive() } else { 0 }
+    }
+
+    /// Whether observers are to hear that its loop was late: if it was by much, and not all the time.
+    pub(crate) fn tells_blocked(&mut self, late: Duration, now: Instant) -> bool {
+        let is_news =
+            late >= BLOCKED && self.told_blocked.is_none_or(|told| now.duration_since(told) >= SPAN);
+        if is_news {
+            self.told_blocked = Some(now);
+        }
+        is_news
     }
 }
 
@@ -291,13 +306,21 @@ mod tests {
     #[test]
     fn a_closed_connection_makes_room_at_once() {
         let (mut node, _clients) = handed(2);
+        assert_eq!(node.report(0), 0);
         node.answered(1, true);
         node.answered(2, false);
-        assert_eq!(node.report(0), 0);
-        assert_eq!(node.report(9), 1);
-        assert_eq!(node.counters.closed, 1, "never more than it took");
-        assert_eq!(node.report(0), 0);
-        assert_eq!(node.counters.closed, 1);
+        assert_eq!(node.report(1), 0);
+        assert_eq!((node.counters.closed, node.report(0)), (0, 1));
+        assert_eq!(node.report(9), 0);
+        assert_eq!(node.counters.closed, 1, "never fewer than before");
+    }
+
+    #[test]
+    fn a_late_loop_is_news_once_in_a_while() {
+        let (mut node, now) = (Node::default(), Instant::now());
+        assert!(!node.tells_blocked(BLOCKED / 2, now));
+        assert!(node.tells_blocked(BLOCKED, now) && !node.tells_blocked(BLOCKED, now + SPAN / 2));
+        assert!(node.tells_blocked(BLOCKED, now + SPAN));
     }
 
     #[test]

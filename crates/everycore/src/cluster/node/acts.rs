@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use everycore_core::ListenerKey;
 use everycore_ipc::Message;
@@ -16,6 +17,9 @@ use crate::protocol::ProtocolError;
 
 /// What a worker may have kept for the others with a listener. Ticket keys of TLS take a hundred.
 const DATA: usize = 16 << 10;
+
+/// More than this a loop is not said to have been late.
+const LATEST: Duration = Duration::from_secs(24 * 3600);
 
 /// `EINVAL`.
 const INVALID: i32 = 22;
@@ -35,8 +39,8 @@ pub(crate) enum FromNode {
     Close { key: String },
     /// Leaves by its own wish, and waits for the answer.
     ExitedAfterDisconnect { seq: Option<i64> },
-    /// From our own preloaded hook: connections closed and event-loop state.
-    Report { closed: u64 },
+    /// From our own preloaded script: connections that are open, and by how much the event loop was late.
+    Report { live: u64, late: Duration },
     /// Nothing the primary has to know of.
     Other,
 }
@@ -85,7 +89,9 @@ impl FromNode {
             },
             (Some("exitedAfterDisconnect"), seq) => Self::ExitedAfterDisconnect { seq },
             (Some("everycore:report"), _) => {
-                Self::Report { closed: fields.get("closed").and_then(Value::as_u64).unwrap_or(0) }
+                let number = |name| fields.get(name).and_then(Value::as_u64);
+                let late = Duration::from_millis(number("late").unwrap_or(0)).min(LATEST);
+                number("live").map_or(Self::Other, |live| Self::Report { live, late })
             }
             (Some(_) | None, _) => Self::Other,
         }
@@ -393,12 +399,24 @@ mod tests {
             r#"{"cmd":"NODE_CLUSTER","act":"queryServer","port":80,"addressType":4}"#,
             r#"{"cmd":"NODE_CLUSTER","act":"listening","addressType":{}}"#,
             r#"{"cmd":"NODE_CLUSTER","act":"close","key":7}"#,
+            r#"{"cmd":"NODE_CLUSTER","act":"everycore:report"}"#,
+            r#"{"cmd":"NODE_CLUSTER","act":"everycore:report","live":-1,"late":"x"}"#,
             r#"{"cmd":"NODE_CLUSTER","ack":1}"#,
             r#"{"cmd":"NODE_CLUSTER"}"#,
             r#"[]"#,
         ] {
             assert_eq!(decode(text), FromNode::Other, "{text}");
         }
+    }
+
+    #[test]
+    fn a_report_is_numbers_within_reason() {
+        let report = |live, late| FromNode::Report { live, late };
+        let text = r#"{"cmd":"NODE_CLUSTER","act":"everycore:report","live":3,"late":1500}"#;
+        assert_eq!(decode(text), report(3, Duration::from_millis(1500)));
+        let text = r#"{"cmd":"NODE_CLUSTER","act":"everycore:report","live":18446744073709551615,"late":18446744073709551615}"#;
+        assert_eq!(decode(text), report(u64::MAX, LATEST));
+        assert_eq!(decode(r#"{"act":"everycore:report","live":0,"late":"soon"}"#), report(0, Duration::ZERO));
     }
 
     #[test]

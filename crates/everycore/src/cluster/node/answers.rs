@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use everycore_core::{Event as CoreEvent, ListenerKey, WorkerId};
 use everycore_ipc::{Kind, Message, Outgoing};
@@ -57,10 +57,7 @@ impl Driver {
                     self.tell_node(worker, &acts::ack(number, seq), None);
                 }
             }
-            FromNode::Report { closed } => {
-                let forgiven = self.node(worker).map_or(0, |node| node.report(closed));
-                self.core.returned(worker, forgiven);
-            }
+            FromNode::Report { live, late } => self.report(worker, live, late),
             FromNode::Other => {}
         }
     }
@@ -140,6 +137,16 @@ impl Driver {
     }
 
     // --- connections ---
+
+    fn report(&mut self, worker: WorkerId, live: u64, late: Duration) {
+        let Some(node) = self.node(worker) else { return };
+        let (forgiven, blocked) = (node.report(live), node.tells_blocked(late, Instant::now()));
+        self.core.returned(worker, forgiven);
+        if blocked {
+            let worker = self.info(worker);
+            self.tell(Event::Blocked { worker, duration: late });
+        }
+    }
 
     fn settle(&mut self, worker: WorkerId, answer: Option<Answer>) {
         match answer {

@@ -1,0 +1,131 @@
+// Loaded into Node workers ahead of their program, by `--require` in NODE_OPTIONS (BUN_OPTIONS for Bun).
+//
+// Tells the primary how many connections are open and how late the event loop is, and lets HTTP clients know that a
+// worker leaves. A program serves without it as well. What it says goes in messages of the cluster's own kind, which
+// no `message` listener sees.
+'use strict';
+
+const cluster = require('node:cluster');
+const diagnostics = require('node:diagnostics_channel');
+
+/** Milliseconds from a change to its report: what changes within them is told at once. */
+const SOON = 20;
+
+/** An event loop that is later than this is worth a report of its own. */
+const LATE = 100;
+
+/** How long an idle HTTP connection may still bring a request while the worker leaves; less if it has to leave sooner. */
+const LAST_REQUEST = 1000;
+
+const { setTimeout } = globalThis;
+const settings = process.env.EVERYCORE_PRELOAD;
+if (settings !== undefined && cluster.isWorker && typeof process.send === 'function') {
+  const { drain, variable, before } = JSON.parse(settings);
+  // What this worker starts is no worker.
+  delete process.env.EVERYCORE_PRELOAD;
+  if (before === null) delete process.env[variable];
+  else process.env[variable] = before;
+  leaveGently(Math.min(LAST_REQUEST, drain / 2), report());
+}
+
+/** Reports connections and delays; returns what is to be called ahead of work, so that a loop it holds up shows. */
+function report() {
+  const send = process.send;
+  const now = () => performance.now();
+  let live = 0;
+  // Also when a connection came and went in between: the primary has seen it come.
+  let changed = false;
+  let late = 0;
+  let due = 0;
+  let scheduled = false;
+  let unsent = false;
+
+  function soon() {
+    if (scheduled) return;
+    scheduled = true;
+    due = now() + SOON;
+    setTimeout(look, SOON).unref();
+  }
+
+  function look() {
+    scheduled = false;
+    late = Math.max(late, Math.round(now() - due));
+    if (!unsent && (changed || late >= LATE)) tell();
+  }
+
+  /** One report at a time: a primary that does not read finds one waiting, not a thousand. */
+  function tell() {
+    if (!process.connected) return;
+    const message = { cmd: 'NODE_CLUSTER', act: 'everycore:report', live, late };
+    unsent = true;
+    changed = false;
+    late = 0;
+    send.call(process, message, undefined, { swallowErrors: true }, () => {
+      unsent = false;
+      if (changed) soon();
+    });
+  }
+
+  function count(by) {
+    live += by;
+    changed = true;
+    soon();
+  }
+
+  diagnostics.channel('net.server.socket').subscribe(({ socket }) => {
+    if (isHandedOver(socket)) {
+      count(1);
+      socket.once('close', () => count(-1));
+    }
+    soon();
+  });
+  tell();
+  return soon;
+}
+
+/** Where connections are handed over one by one, the server has a stand-in for its handle. */
+function isHandedOver(socket) {
+  const handle = (socket.server ?? socket._server)?._handle;
+  return handle != null && Object.getPrototypeOf(handle) === Object.prototype;
+}
+
+/** Has HTTP clients hear `Connection: close` before their connection ends. */
+function leaveGently(patience, busy) {
+  const sockets = new Set();
+  const servers = new Set();
+  let leaving = false;
+
+  diagnostics.channel('http.server.request.start').subscribe(({ request, response, server }) => {
+    busy();
+    const { socket } = request;
+    if (!sockets.has(socket)) {
+      sockets.add(socket);
+      servers.add(server);
+      socket.once('close', () => sockets.delete(socket));
+    }
+    if (!leaving) return;
+    // The last answer on a connection closes it: not one that others follow.
+    const earlier = socket._httpMessage;
+    if (earlier && earlier !== response && !earlier.headersSent) earlier.shouldKeepAlive = true;
+    response.shouldKeepAlive = false;
+  });
+
+  // Ahead of the cluster module, which serves what is handed over and closes the servers.
+  process.prependListener('internalMessage', (message) => {
+    busy();
+    if (leaving || message?.cmd !== 'NODE_CLUSTER' || message.act !== 'disconnect') return;
+    leaving = true;
+    for (const { _httpMessage: response } of sockets) {
+      if (response && !response.headersSent) response.shouldKeepAlive = false;
+    }
+    for (const server of servers) keepIdle(server);
+    setTimeout(() => servers.forEach((server) => server.closeIdleConnections?.()), patience).unref();
+  });
+}
+
+/** Closing a server ends its idle connections, perhaps with a request on its way: this once it does not. */
+function keepIdle(server) {
+  if (typeof server.closeIdleConnections !== 'function') return;
+  server.closeIdleConnections = () => {};
+  process.nextTick(() => delete server.closeIdleConnections);
+}

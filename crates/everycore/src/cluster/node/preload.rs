@@ -1,0 +1,209 @@
+//! The script that Node workers load ahead of their program, and how they come to load it.
+//!
+//! It lies in a file, since that is all every version of Node can load from, and is named in `NODE_OPTIONS`: so it
+//! reaches the program through whatever starts it, in both of Node's module systems. Where it might keep a program
+//! from starting it is left out. `preload.cjs` says what it does.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+
+const SCRIPT: &str = include_str!("preload.cjs");
+
+/// The script finds its settings here.
+const SETTINGS: &str = "EVERYCORE_PRELOAD";
+
+/// Attempts at a name that nobody has taken.
+const NAMES: u32 = 100;
+
+/// Tells several primaries in one process apart.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// The script's file, while there is one. It goes with the primary.
+#[derive(Debug, Default)]
+pub(in crate::cluster) struct Preload {
+    file: Option<PathBuf>,
+    failed: bool,
+}
+
+impl Preload {
+    /// The variables that have this program load the script, on top of `env`; none where it had better not.
+    /// `everybody` is set when workers run as another user.
+    ///
+    /// # Errors
+    /// The script's file cannot be written; told once only.
+    pub(in crate::cluster) fn variables(
+        &mut self,
+        command: &[&OsStr],
+        env: &[(OsString, OsString)],
+        drain: Duration,
+        everybody: bool,
+    ) -> io::Result<Vec<(OsString, OsString)>> {
+        let variable = match command.first().and_then(|program| Path::new(program).file_name()) {
+            Some(name) if name == "bun" || name == "bunx" => "BUN_OPTIONS",
+            _ => "NODE_OPTIONS",
+        };
+        let set = env.iter().rev().find(|(name, _)| name == variable).map(|(_, value)| value.clone());
+        let before = set.or_else(|| std::env::var_os(variable));
+        if !may_load(command, before.as_deref()) {
+            return Ok(Vec::new());
+        }
+        let file = match self.file(everybody) {
+            Ok(file) => quoted(file),
+            Err(error) => {
+                return if std::mem::replace(&mut self.failed, true) { Ok(Vec::new()) } else { Err(error) };
+            }
+        };
+        let settings = json!({
+            "drain": u64::try_from(drain.as_millis()).unwrap_or(u64::MAX),
+            "variable": variable,
+            "before": before.as_ref().map(|before| before.to_string_lossy()),
+        });
+        let option = if variable == "BUN_OPTIONS" { "--preload" } else { "--require" };
+        let mut options = OsString::from(option);
+        options.push(" ");
+        options.push(file);
+        if let Some(before) = before {
+            options.push(" ");
+            options.push(before);
+        }
+        Ok(vec![(SETTINGS.into(), settings.to_string().into()), (variable.into(), options)])
+    }
+
+    /// The file, written anew if something that tidies up has removed it.
+    fn file(&mut self, everybody: bool) -> io::Result<&Path> {
+        let known = self.file.take().filter(|file| file.exists());
+        let file = match known {
+            Some(file) => file,
+            None => write(&directory(everybody))?,
+        };
+        Ok(self.file.insert(file))
+    }
+}
+
+impl Drop for Preload {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            // Somebody else may have tidied up.
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+/// Where files of running programs belong; only this user may look there.
+fn directory(everybody: bool) -> PathBuf {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let own = own.filter(|own| !everybody && own.is_absolute() && own.is_dir());
+    own.unwrap_or_else(std::env::temp_dir)
+}
+
+/// A new file of a name that nobody had: never one that was waiting there.
+fn write(directory: &Path) -> io::Result<PathBuf> {
+    let pid = std::process::id();
+    let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
+    for _ in 0..NAMES {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("everycore-{pid}-{number}.cjs"));
+        match OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path) {
+            Ok(mut file) => {
+                // Whatever the umask: workers may run as another user.
+                file.set_permissions(fs::Permissions::from_mode(0o644))?;
+                file.write_all(SCRIPT.as_bytes())?;
+                return Ok(path);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
+            Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+        }
+    }
+    Err(taken)
+}
+
+/// A runtime that restricts what programs read would refuse the script, and the program with it.
+fn may_load(command: &[&OsStr], options: Option<&OsStr>) -> bool {
+    let arguments = command.iter().skip(1).filter_map(|word| word.to_str());
+    let name = command.first().and_then(|program| Path::new(program).file_name());
+    if name.is_some_and(|name| name == "deno") {
+        return arguments.into_iter().any(|word| word == "--allow-all" || is_short_with(word, 'A'));
+    }
+    let options = options.unwrap_or_default().to_string_lossy();
+    let restricts = |word: &str| {
+        word.starts_with("--permission")
+            || word.starts_with("--experimental-permission")
+            || word.starts_with("--experimental-policy")
+    };
+    !arguments.into_iter().any(restricts) && !options.split_whitespace().any(restricts)
+}
+
+/// Whether a word is short options, with this one among them.
+fn is_short_with(word: &str, option: char) -> bool {
+    word.strip_prefix('-').is_some_and(|letters| !letters.starts_with('-') && letters.contains(option))
+}
+
+/// As Node reads words in its variable: a space ends them, unless they are quoted.
+fn quoted(file: &Path) -> OsString {
+    let bytes = file.as_os_str().as_bytes();
+    if !bytes.iter().any(|byte| matches!(byte, b' ' | b'"' | b'\\')) {
+        return file.as_os_str().to_owned();
+    }
+    let mut quoted = vec![b'"'];
+    for byte in bytes {
+        if matches!(byte, b'"' | b'\\') {
+            quoted.push(b'\\');
+        }
+        quoted.push(*byte);
+    }
+    quoted.push(b'"');
+    OsString::from_vec(quoted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loads(words: &[&str], options: Option<&str>) -> bool {
+        let words: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
+        may_load(&words, options.map(OsStr::new))
+    }
+
+    #[test]
+    fn a_runtime_that_restricts_its_program_is_left_alone() {
+        assert!(loads(&["node", "server.js"], None));
+        assert!(loads(&["node", "server.js"], Some("--max-old-space-size=100")));
+        assert!(!loads(&["node", "--permission", "server.js"], None));
+        assert!(!loads(&["node", "server.js"], Some("--experimental-permission")));
+        assert!(loads(&["/usr/bin/deno", "run", "-A", "server.ts"], None));
+        assert!(loads(&["deno", "run", "-qA", "server.ts"], None));
+        assert!(!loads(&["deno", "run", "--allow-net", "server.ts"], None));
+    }
+
+    #[test]
+    fn what_was_set_before_comes_after_and_is_told() {
+        let mut preload = Preload::default();
+        let env = [("NODE_OPTIONS".into(), "--no-warnings".into())];
+        let command = [OsStr::new("node"), OsStr::new("server.js")];
+        let set = preload.variables(&command, &env, Duration::from_secs(8), true).unwrap();
+        let file = preload.file.clone().unwrap();
+        assert_eq!(set[0].1, r#"{"before":"--no-warnings","drain":8000,"variable":"NODE_OPTIONS"}"#);
+        assert_eq!(set[1].1, OsString::from(format!("--require {} --no-warnings", file.display())));
+        assert_eq!(fs::read_to_string(&file).unwrap(), SCRIPT);
+        fs::remove_file(&file).unwrap();
+        preload.variables(&command, &env, Duration::ZERO, true).unwrap();
+        let again = preload.file.clone().unwrap();
+        assert!(again.exists(), "a file that was tidied away is written again");
+        drop(preload);
+        assert!(!again.exists());
+    }
+
+    #[test]
+    fn a_path_with_spaces_is_quoted() {
+        assert_eq!(quoted(Path::new("/tmp/x.cjs")), "/tmp/x.cjs");
+        assert_eq!(quoted(Path::new(r#"/a b/"c"\d"#)), r#""/a b/\"c\"\\d""#);
+    }
+}

@@ -1,0 +1,347 @@
+//! The script that Node workers load first: what it reports, what it spares clients, and that programs see none of it.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use everycore::{Event, ExitStatus, Policy};
+use everycore_peers::Kind;
+use serde_json::{Value, json};
+
+use crate::support::{Directory, Nodes, Runtime, Seen, Starts, connect, need_node, read_line, until};
+
+/// Says its number to whoever connects, and echoes until the client ends.
+const ECHO: &str = "report(net.createServer((s) => { s.on('error', () => {}); s.write(`${cluster.worker.id}\\n`); s.pipe(s) }), 0, '127.0.0.1')";
+
+/// Two workers under `least`.
+fn two(node: &Runtime, program: &str) -> Nodes {
+    Nodes::start(node.cluster(program).workers(2).policy(Policy::Least))
+}
+
+/// Connections each worker holds, as the primary knows.
+fn live(nodes: &Nodes) -> BTreeMap<u32, u64> {
+    let workers = nodes.primary().snapshot().unwrap().workers;
+    workers.iter().map(|worker| (worker.worker.get(), worker.live)).collect()
+}
+
+/// Waits until each worker holds so many, from the first on.
+fn until_live(nodes: &Nodes, expected: &[u64]) {
+    let expected: BTreeMap<u32, u64> = (1..).zip(expected.iter().copied()).collect();
+    until(&format!("{expected:?} live"), || live(nodes) == expected);
+}
+
+/// A runtime that loads the script; Bun hands no connections over.
+fn loads(node: &Runtime) -> bool {
+    node.kind != Kind::Bun
+}
+
+#[test]
+fn least_knows_how_many_connections_are_open() {
+    let node = need_node!();
+    if !loads(node) {
+        return;
+    }
+    let nodes = two(node, ECHO);
+    let at = nodes.all_listen(2);
+    let mut held: BTreeMap<String, Vec<TcpStream>> = BTreeMap::new();
+    for _ in 0..8 {
+        let mut client = connect(at);
+        held.entry(read_line(&mut client).unwrap()).or_default().push(client);
+    }
+    assert_eq!((held["1"].len(), held["2"].len()), (4, 4), "evenly");
+    until_live(&nodes, &[4, 4]);
+    held.remove("1");
+    until_live(&nodes, &[0, 4]);
+    // In turn, half of them would go to the second worker.
+    for _ in 0..4 {
+        let mut client = connect(at);
+        assert_eq!(read_line(&mut client).unwrap(), "1");
+        held.entry("1".into()).or_default().push(client);
+    }
+}
+
+#[test]
+fn without_it_a_connection_counts_until_it_is_taken() {
+    let node = need_node!();
+    let nodes = Nodes::start(node.cluster(ECHO).policy(Policy::Least).preload(false));
+    let mut client = connect(nodes.address());
+    read_line(&mut client).unwrap();
+    until_live(&nodes, &[0]);
+}
+
+#[test]
+fn a_program_sees_nothing_of_it() {
+    let node = need_node!();
+    let program = "
+        process.on('message', (m) => process.send({ got: m }));
+        report(net.createServer((s) => s.end()), 0, '127.0.0.1').on('connection', () => {
+          const child = child_process.spawnSync(process.execPath, ['-p', 'JSON.stringify(process.env)'], { encoding: 'utf8' });
+          const both = [process.env, JSON.parse(child.stdout)];
+          process.send({
+            argv: process.execArgv,
+            options: both.map((env) => env.NODE_OPTIONS ?? null),
+            settings: both.map((env) => env.EVERYCORE_PRELOAD ?? null),
+          });
+        })";
+    if node.kind != Kind::Node {
+        return;
+    }
+    let nodes = Nodes::start(node.cluster(program).env("NODE_OPTIONS", "--no-warnings"));
+    drop(connect(nodes.address()));
+    let expected =
+        json!({"argv": [], "options": ["--no-warnings", "--no-warnings"], "settings": [null, null]});
+    assert_eq!(nodes.said(), expected);
+    nodes.send(1, &json!("echo"));
+    assert_eq!(nodes.said(), json!({"got": "echo"}), "and no report is among its messages");
+}
+
+#[test]
+fn a_program_in_either_module_system_is_counted() {
+    let node = need_node!();
+    if !loads(node) {
+        return;
+    }
+    let directory = Directory::new("preload-modules");
+    let body =
+        "net.createServer((s) => s.resume().on('error', () => {}).write('hello\\n')).listen(0, '127.0.0.1');";
+    for (name, import) in
+        [("app.cjs", "const net = require('node:net');"), ("app.mjs", "import net from 'node:net';")]
+    {
+        let file = directory.0.join(name);
+        std::fs::write(&file, format!("{import} {body}")).unwrap();
+        let mut args: Vec<_> = node.args.iter().map(Into::into).collect();
+        args.push(file.into_os_string());
+        let nodes = Nodes::start(node.cluster("").args(args).policy(Policy::Least));
+        let mut client = connect(nodes.address());
+        read_line(&mut client).unwrap();
+        until_live(&nodes, &[1]);
+        drop(client);
+        until_live(&nodes, &[0]);
+    }
+}
+
+#[test]
+fn a_loop_that_stood_still_is_told() {
+    let node = need_node!();
+    if !loads(node) {
+        return;
+    }
+    let program = "report(net.createServer((s) => {
+        s.end(String(cluster.worker.id));
+        for (const end = Date.now() + 1500; Date.now() < end;);
+      }), 0, '127.0.0.1')";
+    let nodes = node.start(program);
+    drop(connect(nodes.address()));
+    let duration = nodes.find(|seen| match seen {
+        Seen::Other(Event::Blocked { worker, duration }) if worker.id == 1 => Some(duration),
+        _ => None,
+    });
+    assert!(duration.as_millis() >= 1000, "{duration:?}");
+}
+
+#[test]
+fn a_place_that_becomes_free_is_filled_at_once() {
+    let node = need_node!();
+    if !loads(node) {
+        return;
+    }
+    let nodes = node.start(
+        &ECHO
+            .replace("report(", "const s = ")
+            .replace(", 0, '127.0.0.1')", "; s.maxConnections = 1; report(s, 0, '127.0.0.1')"),
+    );
+    let at = nodes.address();
+    let mut first = connect(at);
+    read_line(&mut first).unwrap();
+    for _ in 0..5 {
+        let mut next = connect(at);
+        drop(first);
+        assert_eq!(read_line(&mut next).unwrap(), "1");
+        first = next;
+    }
+}
+
+/// A kept HTTP connection.
+struct Kept(BufReader<TcpStream>);
+
+impl Kept {
+    fn new(at: SocketAddr) -> Self {
+        Self(BufReader::new(connect(at)))
+    }
+
+    fn ask(&mut self, path: &str) {
+        self.0.get_mut().write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).unwrap();
+    }
+
+    /// The head of the next answer, and its body.
+    fn answer(&mut self) -> Option<(String, String)> {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.0.read_line(&mut head).ok()? == 0 {
+                return None;
+            }
+        }
+        let head = head.to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        std::io::Read::read_exact(&mut self.0, &mut body).ok()?;
+        Some((head, String::from_utf8(body).unwrap()))
+    }
+
+    /// Whether the server has ended it, as far as can be seen.
+    fn has_ended(&self) -> bool {
+        let stream = self.0.get_ref();
+        stream.set_nonblocking(true).unwrap();
+        let seen = stream.peek(&mut [0]);
+        stream.set_nonblocking(false).unwrap();
+        !matches!(seen, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+}
+
+/// Answers at once, but for `/slow`, which waits for a message; and says when it was told to leave.
+const HTTP: &str = "
+    const slow = [];
+    process.on('message', () => slow.splice(0).forEach((r) => r.end('slow')));
+    process.on('internalMessage', (m) => { if (m.act === 'disconnect') process.send('leaving') });
+    report(http.createServer((q, r) => {
+      if (q.url === '/slow') { slow.push(r); process.send('slow') } else r.end(String(cluster.worker.id));
+    }), 0, '127.0.0.1')";
+
+fn said(nodes: &Nodes, what: &str) {
+    nodes.find(|seen| match seen {
+        Seen::Message(_, m) if m.parse::<Value>().is_ok_and(|m| m == what) => Some(()),
+        _ => None,
+    });
+}
+
+#[test]
+fn clients_of_a_leaving_worker_hear_that_their_connection_ends() {
+    let node = need_node!();
+    if node.kind == Kind::Bun {
+        return;
+    }
+    for policy in [Policy::RoundRobin, Policy::Shared] {
+        if node.kind == Kind::Deno && policy == Policy::Shared {
+            continue;
+        }
+        let nodes = Nodes::start(node.cluster(HTTP).policy(policy));
+        let at = nodes.address();
+        let (mut idle, mut busy, mut silent) = (Kept::new(at), Kept::new(at), Kept::new(at));
+        for kept in [&mut idle, &mut busy, &mut silent] {
+            kept.ask("/");
+            let (head, _) = kept.answer().unwrap();
+            assert!(head.contains("connection: keep-alive"), "{head}");
+        }
+        busy.ask("/slow");
+        said(&nodes, "slow");
+        nodes.primary().disconnect(1).unwrap();
+        said(&nodes, "leaving");
+        idle.ask("/");
+        let (head, body) = idle.answer().expect("a request on a kept connection is answered");
+        assert!(head.contains("connection: close") && body == "1", "{head}");
+        nodes.send(1, &json!("go on"));
+        let (head, body) = busy.answer().expect("so is one that was under way");
+        assert!(head.contains("connection: close") && body == "slow", "{head}");
+        assert!(silent.answer().is_none(), "who asks nothing more is let go");
+        let (_, status, agreed) = nodes.exit();
+        assert_eq!((status, agreed), (ExitStatus::Code(0), true));
+    }
+}
+
+#[test]
+fn requests_sent_one_behind_the_other_are_all_answered() {
+    let node = need_node!();
+    if node.kind != Kind::Node {
+        return;
+    }
+    let nodes = node.start(HTTP);
+    let mut kept = Kept::new(nodes.address());
+    kept.ask("/slow");
+    said(&nodes, "slow");
+    nodes.primary().disconnect(1).unwrap();
+    said(&nodes, "leaving");
+    kept.ask("/");
+    // In before the first is answered: the server reads what lies there.
+    let mut other = Kept(BufReader::new(kept.0.get_ref().try_clone().unwrap()));
+    nodes.send(1, &json!("go on"));
+    let (_, first) = other.answer().expect("the first");
+    assert_eq!(first, "slow");
+    if let Some((head, second)) = other.answer() {
+        assert!(second == "1" && head.contains("connection: close"), "{head}");
+    }
+}
+
+#[test]
+fn a_reload_loses_no_request_on_kept_connections() {
+    let node = need_node!();
+    if node.kind == Kind::Bun {
+        return;
+    }
+    for policy in [Policy::RoundRobin, Policy::Least, Policy::Shared] {
+        if node.kind == Kind::Deno && policy == Policy::Shared {
+            continue;
+        }
+        let nodes = Nodes::start(node.cluster(HTTP).workers(2).policy(policy));
+        let at = nodes.all_listen(2);
+        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+                std::thread::spawn(move || keep_asking(at, &stop, &served))
+            })
+            .collect();
+        for _ in 0..3 {
+            let from = served.load(Ordering::SeqCst);
+            nodes.primary().reload().unwrap();
+            nodes.find(|seen| matches!(seen, Seen::Other(Event::ReloadDone { .. })).then_some(()));
+            until("requests are answered", || served.load(Ordering::SeqCst) > from + 50);
+        }
+        stop.store(true, Ordering::SeqCst);
+        let lost: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        println!("{policy}: {} requests answered over 3 reloads, {lost} lost", served.load(Ordering::SeqCst));
+        assert_eq!(lost, 0, "{policy}");
+    }
+}
+
+/// Asks on one connection for as long as the server keeps it, then on the next; how many requests had no answer.
+fn keep_asking(at: SocketAddr, stop: &AtomicBool, served: &AtomicUsize) -> usize {
+    let (mut kept, mut lost) = (None, 0);
+    while !stop.load(Ordering::SeqCst) {
+        // What the client can see before it asks is no loss.
+        let mut connection =
+            kept.take().filter(|kept: &Kept| !kept.has_ended()).unwrap_or_else(|| Kept::new(at));
+        connection.ask("/");
+        match connection.answer() {
+            Some((head, _)) => {
+                served.fetch_add(1, Ordering::SeqCst);
+                kept = (!head.contains("connection: close")).then_some(connection);
+            }
+            None => lost += 1,
+        }
+    }
+    lost
+}
+
+#[test]
+fn a_false_report_costs_only_the_liar_its_share() {
+    let node = need_node!();
+    if node.kind != Kind::Node {
+        return;
+    }
+    let program = format!(
+        "if (cluster.worker.id === 1) {{
+           const lie = (live) => process.send({{ cmd: 'NODE_CLUSTER', act: 'everycore:report', live, late: -1 }});
+           for (const live of [1e308, -1, 'x', null, 18446744073709551615, 0.5, [], {{}}]) lie(live);
+           for (let i = 0; i < 1000; i++) lie(i);
+         }}
+         {ECHO}"
+    );
+    let nodes = two(node, &program);
+    let at = nodes.all_listen(2);
+    for _ in 0..20 {
+        assert!(["1", "2"].contains(&&*read_line(&mut connect(at)).unwrap()));
+    }
+    assert!(live(&nodes)[&1] <= 20);
+}
