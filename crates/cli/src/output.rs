@@ -1,7 +1,7 @@
 //! What people see: everycore's own lines and, where they are captured, the workers'.
 //!
 //! `narrator` puts events into words and `json` into lines for programs; `lines`, `prefix` and `paint` shape text;
-//! `screen` is the one thread that writes, with a line at the bottom that changes; `capture` reads workers' pipes.
+//! `requests` counts what Node programs report; `screen` is the one thread that writes, with a line at the bottom that changes; `capture` reads workers' pipes.
 //! Everycore's own words go to standard error: standard output belongs to the workers.
 
 pub(crate) mod capture;
@@ -10,6 +10,7 @@ pub(crate) mod lines;
 pub(crate) mod narrator;
 pub(crate) mod prefix;
 pub(crate) mod progress;
+pub(crate) mod requests;
 pub(crate) mod screen;
 
 use std::io::Write;

@@ -1,10 +1,12 @@
 //! What kind of program CMD is, and what it is given: sockets, policy, readiness, words and variables.
 //!
 //! Unless `--kind` says otherwise, the Node family is known by its name; any other program gets both the library's
-//! channel and the inherited sockets, and what it does with them decides. `template` has the placeholders, `lookup`
-//! finds the file.
+//! channel and the inherited sockets, and what it does with them decides. `package` finds the program behind `npm start`
+//! and its like, `template` has the placeholders, `lookup` finds the file, `half` sees what of it will not run.
 
+pub(crate) mod half;
 pub(crate) mod lookup;
+pub(crate) mod package;
 pub(crate) mod template;
 
 use std::ffi::{OsStr, OsString};
@@ -18,7 +20,7 @@ use crate::exit::Failure;
 use template::{Placeholder, Template, Values};
 
 /// Programs whose `cluster` module finds its primary in us.
-const NODE_FAMILY: [&str; 4] = ["node", "nodejs", "bun", "deno"];
+pub(crate) const NODE_FAMILY: [&str; 4] = ["node", "nodejs", "bun", "deno"];
 
 /// CMD, ready to be filled in for each worker.
 #[derive(Clone, Debug)]

@@ -15,6 +15,7 @@ use crate::config::{DEFAULT_LISTENER, Surroundings};
 use crate::exit::{Code, Failure};
 use crate::output::capture::Tails;
 use crate::output::prefix::Prefixes;
+use crate::output::requests::Requests;
 use crate::output::{count, grouped};
 use meter::Meter;
 
@@ -42,6 +43,7 @@ pub(crate) fn serve(demo: args::Demo, around: &Surroundings) -> Result<(), Failu
             prefixes: Prefixes::new(NAME, workers, false, style.colour),
             tails: Tails::default(),
             addresses_known: true,
+            requests: Requests::default(),
         };
         match start(&address, workers, policy, setup) {
             Err(Error::Bind { source, .. })
@@ -150,6 +152,7 @@ fn open(session: &Session, running: &Running, found: &Found) {
         workers: found.workers,
         policy: found.policy,
         lines,
+        notes: Vec::new(),
     });
 }
 

@@ -1,27 +1,40 @@
 //! `run`: supervises any program that uses the library or takes an inherited socket.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use everycore::{Address, Cluster, Running, WorkerCommand, WorkerSpec};
+use everycore::{Address, Cluster, Dialect, Running, WorkerCommand, WorkerSpec};
 
 use super::session::{Opening, Session, Setup, summary};
-use crate::args;
+use crate::args::value::Variable;
+use crate::args::{self, Kind};
 use crate::config::{RunSettings, Surroundings};
 use crate::exit::Failure;
 use crate::output::Stream;
 use crate::output::capture::{Capture, Tails};
 use crate::output::prefix::Prefixes;
 use crate::output::progress::{Doing, Progress};
-use crate::program::lookup;
+use crate::output::requests::{Rate, Requests};
 use crate::program::template::Values;
+use crate::program::{NODE_FAMILY, default_name, half, lookup, package};
 
 /// Runs until told to stop, or until no slot can be kept filled.
-pub(crate) fn supervise(run: args::Run, around: &Surroundings) -> Result<(), Failure> {
+pub(crate) fn supervise(mut run: args::Run, around: &Surroundings) -> Result<(), Failure> {
+    let mut notes = put_program(&mut run)?;
+    see_kind(&mut run, around);
+    let command = run.command.clone();
     let settings = Arc::new(RunSettings::new(run, around)?);
     check_program(&settings, around)?;
+    if matches!(settings.service.dialect, Dialect::Node(_))
+        && let Some(script) = half::of_primary(&command, settings.cwd.as_deref())
+    {
+        notes.push(format!(
+            "{script} has a half for cluster's primary, which does not run: everycore is the primary, and keeps the workers"
+        ));
+    }
     let style = settings.style;
     let columns = style.prefix_stdout || style.prefix_stderr;
     let setup = Setup {
@@ -30,14 +43,17 @@ pub(crate) fn supervise(run: args::Run, around: &Surroundings) -> Result<(), Fai
         prefixes: Prefixes::new(&settings.name, settings.workers, columns, style.colour),
         tails: Tails::default(),
         addresses_known: !settings.binds.is_empty(),
+        requests: Requests::default(),
     };
     // Before any thread starts: inherited sockets can only be taken then.
     let cluster = cluster(&settings)?;
     let system = |source| everycore::Error::System { doing: "starting the screen", source };
-    let mut progress = Progress::default();
+    let (mut progress, mut rate, requests) = (Progress::default(), Rate::default(), setup.requests.clone());
     let (session, mut observer) = Session::start(setup.clone(), move |primary| {
         let doing = primary.snapshot().ok().and_then(|snapshot| Doing::of(&snapshot));
-        progress.line(doing, Instant::now())
+        let now = Instant::now();
+        let requests = rate.line(requests.total(), now);
+        progress.line(doing, now).or(requests)
     })
     .map_err(system)?;
     let capture = match columns {
@@ -49,8 +65,35 @@ pub(crate) fn supervise(run: args::Run, around: &Surroundings) -> Result<(), Fai
         .command(move |spec| launcher.command(spec))
         .on_event(move |primary, event| observer.hear(primary, &event))
         .start()?;
-    open(&session, &running, &settings);
+    open(&session, &running, &settings, notes);
     session.wait(running)
+}
+
+/// Puts the program itself in the place of a package manager that would start it; what people should know of that.
+fn put_program(run: &mut args::Run) -> Result<Vec<String>, Failure> {
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+    let from = run.cwd.as_ref().map_or_else(|| here.clone(), |cwd| here.join(cwd));
+    let Some(found) = package::resolve(&run.command, &from)? else { return Ok(Vec::new()) };
+    let shown = |words: &[OsString]| words.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let mut notes = vec![format!("{} is: {}", shown(&run.command), shown(&found.command))];
+    notes.extend(found.notes);
+    run.name = run.name.take().or_else(|| found.name.map(|name| default_name(OsStr::new(&name))));
+    run.command = found.command;
+    run.cwd = found.cwd.or(run.cwd.take());
+    // What was typed comes later, and wins.
+    let typed = std::mem::take(&mut run.env);
+    run.env = found.env.into_iter().map(|(name, value)| Variable { name, value }).chain(typed).collect();
+    Ok(notes)
+}
+
+/// A script is what its first line says: of the Node family, perhaps.
+fn see_kind(run: &mut args::Run, around: &Surroundings) {
+    let takes_fd = run.command.iter().any(|word| word.to_string_lossy().contains("{fd}"));
+    let Some(program) = run.command.first().filter(|_| run.kind == Kind::Auto && !takes_fd) else { return };
+    let found = lookup::check(program, around.path.as_deref(), run.cwd.as_deref());
+    if found.is_ok_and(|file| lookup::is_script_for(&file, &NODE_FAMILY)) {
+        run.kind = Kind::Node;
+    }
 }
 
 /// Says at once what every worker would only say in its own way.
@@ -61,7 +104,7 @@ fn check_program(settings: &RunSettings, around: &Surroundings) -> Result<(), Fa
     let typed = settings.env.iter().rev().find(|variable| variable.name == OsStr::new("PATH"));
     let path = typed.map(|variable| variable.value.as_os_str()).or(around.path.as_deref());
     match settings.program.fixed_file() {
-        Some(file) => lookup::check(&file, path, settings.cwd.as_deref()),
+        Some(file) => lookup::check(&file, path, settings.cwd.as_deref()).map(drop),
         None => Ok(()),
     }
 }
@@ -148,7 +191,7 @@ impl Launcher {
     }
 }
 
-fn open(session: &Session, running: &Running, settings: &RunSettings) {
+fn open(session: &Session, running: &Running, settings: &RunSettings, notes: Vec<String>) {
     let addresses: Vec<String> = settings
         .binds
         .iter()
@@ -159,5 +202,5 @@ fn open(session: &Session, running: &Running, settings: &RunSettings) {
     // Where both ways are open, the program decides whether connections are handed to it at all.
     let told = (!settings.service.is_open()).then_some(policy);
     let lines = vec![format!("running {} with {}", settings.name, summary(workers, &addresses, told))];
-    session.open(Opening { addresses: &addresses, workers, policy, lines });
+    session.open(Opening { addresses: &addresses, workers, policy, lines, notes });
 }

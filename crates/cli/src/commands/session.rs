@@ -1,15 +1,16 @@
 //! What `run` and `demo` share: a screen, the story told on it, and the end.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use everycore::{BoundAddress, Event, Outcome, Primary, Running};
+use everycore::{BoundAddress, Event, Message, Outcome, Primary, Running};
 
 use crate::config::Style;
 use crate::exit::{Code, Failure};
 use crate::output::capture::Tails;
 use crate::output::narrator::{Line, Narrator};
 use crate::output::prefix::Prefixes;
+use crate::output::requests::{Pace, Requests};
 use crate::output::screen::{Screen, Voice};
 use crate::output::{count, json};
 
@@ -26,6 +27,8 @@ pub(crate) struct Setup {
     pub(crate) tails: Tails,
     /// The opening names all addresses there can be.
     pub(crate) addresses_known: bool,
+    /// Requests that workers report.
+    pub(crate) requests: Requests,
 }
 
 /// One supervised program, as people see it.
@@ -43,6 +46,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) policy: everycore::Policy,
     /// For people.
     pub(crate) lines: Vec<String>,
+    /// For people and programs: what is not as it may seem.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Session {
@@ -56,8 +61,14 @@ impl Session {
         let bottom = Box::new(move || known.get().and_then(&mut status));
         let screen = Screen::start(setup.style, setup.prefixes.clone(), setup.tails.clone(), bottom)?;
         let narrator = Arc::new(Mutex::new(Narrator::new(setup.addresses_known)));
-        let json = setup.style.json.then(|| setup.name.clone());
-        let observer = Observer { primary, narrator: Arc::clone(&narrator), voice: screen.voice(), json };
+        let observer = Observer {
+            primary,
+            narrator: Arc::clone(&narrator),
+            voice: screen.voice(),
+            json: setup.style.json.then(|| setup.name.clone()),
+            requests: setup.requests.clone(),
+            pace: (!setup.style.live).then(Pace::default),
+        };
         Ok((Self { setup, screen, narrator }, observer))
     }
 
@@ -71,9 +82,14 @@ impl Session {
             true => {
                 let policy = opening.policy.to_string();
                 let (name, now) = (&self.setup.name, SystemTime::now());
-                json::started(name, opening.addresses, opening.workers, &policy, now) + "\n"
+                let started = json::started(name, opening.addresses, opening.workers, &policy, now);
+                let notes = opening.notes.iter().map(|text| json::note(name, text, now));
+                std::iter::once(started).chain(notes).map(|line| line + "\n").collect()
             }
-            false => opening.lines.into_iter().map(|line| self.voice().worded(&Line::plain(line))).collect(),
+            false => {
+                let lines = opening.lines.into_iter().chain(opening.notes);
+                lines.map(|line| self.voice().worded(&Line::plain(line))).collect()
+            }
         };
         self.screen.open(text);
     }
@@ -89,10 +105,15 @@ impl Session {
             Err(error) => Err(error.into()),
         };
         let reason = ending.as_ref().copied().unwrap_or("failed");
+        let requests = &self.setup.requests;
         if self.setup.style.json {
+            if requests.total() > 0 {
+                self.voice().say_raw(json::requests(&self.setup.name, requests.total(), SystemTime::now()));
+            }
             self.voice().say_raw(json::ended(&self.setup.name, reason, SystemTime::now()));
-        } else if ending.is_ok() {
-            self.voice().say(&Line::plain(reason));
+        } else {
+            let said = requests.last_word().into_iter().chain(ending.is_ok().then(|| reason.to_owned()));
+            said.for_each(|line| self.voice().say(&Line::plain(line)));
         }
         self.screen.close();
         ending.map(drop)
@@ -116,11 +137,17 @@ pub(crate) struct Observer {
     voice: Voice,
     /// The program's name, when programs read along.
     json: Option<String>,
+    requests: Requests,
+    /// When to tell their number; without it, it stands at the bottom.
+    pace: Option<Pace>,
 }
 
 impl Observer {
     pub(crate) fn hear(&mut self, primary: &Primary, event: &Event) {
         self.primary.get_or_init(|| primary.clone());
+        if let Event::Message { message, .. } = event {
+            return self.hear_message(message);
+        }
         let line = lock(&self.narrator).tell(event);
         match &self.json {
             Some(app) => {
@@ -133,6 +160,21 @@ impl Observer {
                     self.voice.say(&line);
                 }
             }
+        }
+    }
+}
+
+impl Observer {
+    /// Messages are the program's own, but for those that tell of requests.
+    fn hear_message(&mut self, message: &Message) {
+        let due = self.pace.as_mut().filter(|_| self.requests.hear(message));
+        if due.is_none_or(|pace| !pace.is_due(Instant::now())) {
+            return;
+        }
+        let total = self.requests.total();
+        match &self.json {
+            Some(app) => self.voice.say_raw(json::requests(app, total, SystemTime::now())),
+            None => self.voice.say(&Line::plain(count(total, "request"))),
         }
     }
 }

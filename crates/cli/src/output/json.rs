@@ -67,6 +67,16 @@ pub(crate) fn started(
     object(app, "started", None, details, now)
 }
 
+/// Something that is not as it may seem.
+pub(crate) fn note(app: &str, text: &str, now: SystemTime) -> String {
+    object(app, "note", None, json!({"text": text}), now)
+}
+
+/// So many requests were reported by workers so far.
+pub(crate) fn requests(app: &str, total: u64, now: SystemTime) -> String {
+    object(app, "requests", None, json!({"total": total}), now)
+}
+
 /// The last line: how it ended.
 pub(crate) fn ended(app: &str, reason: &str, now: SystemTime) -> String {
     object(app, "ended", None, json!({"reason": reason}), now)

@@ -1,6 +1,8 @@
 //! Finds the program's file before any worker is started, to answer as a shell does: 127 or 126.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -9,24 +11,29 @@ use rustix::io::Errno;
 
 use crate::exit::{Code, Failure};
 
+/// Of a script so much is looked at.
+const SCRIPT: u64 = 4096;
+
 /// Where programs are looked for without `PATH`, as the C library does.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// Checks that workers will find and may execute `program`, with this `PATH`, in this directory.
-pub(crate) fn check(program: &OsStr, path: Option<&OsStr>, cwd: Option<&Path>) -> Result<(), Failure> {
+/// The file that workers will find for `program`, and may execute, with this `PATH`, in this directory.
+pub(crate) fn check(program: &OsStr, path: Option<&OsStr>, cwd: Option<&Path>) -> Result<PathBuf, Failure> {
     let from_cwd = |file: &Path| cwd.map_or_else(|| file.to_path_buf(), |cwd| cwd.join(file));
     let name = program.to_string_lossy();
     if program.is_empty() {
         return Err(Failure::new(Code::NotFound, "cannot run '': the program's name is empty"));
     }
     if program.as_bytes().contains(&b'/') {
-        return executable(&from_cwd(Path::new(program))).map_err(|problem| problem.failure(&name));
+        let file = from_cwd(Path::new(program));
+        return executable(&file).map(|()| file).map_err(|problem| problem.failure(&name));
     }
     let mut worst = Problem::Missing;
     for directory in std::env::split_paths(path.unwrap_or(OsStr::new(DEFAULT_PATH))) {
         let directory = if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory };
-        match executable(&from_cwd(&directory).join(program)) {
-            Ok(()) => return Ok(()),
+        let file = from_cwd(&directory).join(program);
+        match executable(&file) {
+            Ok(()) => return Ok(file),
             Err(Problem::Missing) => {}
             Err(problem) => worst = problem,
         }
@@ -38,6 +45,30 @@ pub(crate) fn check(program: &OsStr, path: Option<&OsStr>, cwd: Option<&Path>) -
         ),
         problem => problem.failure(&name),
     })
+}
+
+/// Whether a file is a script that says it is for one of these interpreters, or a package manager's shell script that
+/// hands over to one.
+pub(crate) fn is_script_for(file: &Path, interpreters: &[&str]) -> bool {
+    let mut text = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(SCRIPT).read_to_end(&mut text));
+    let Some(rest) = text.strip_prefix(b"#!").filter(|_| read.is_ok()) else { return false };
+    let text = String::from_utf8_lossy(rest);
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let named = |word: &str| {
+        let name = word.trim_matches('"').rsplit('/').next().unwrap_or(word);
+        interpreters.contains(&name)
+    };
+    // `env -S node --flag`, and names of variables that it sets.
+    let mut words = first.split_whitespace().filter(|word| !word.starts_with('-') && !word.contains('='));
+    match words.next() {
+        Some(shell) if shell.ends_with("/sh") => rest
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("exec "))
+            .any(|line| line.split_whitespace().next().is_some_and(named)),
+        Some(env) if env.ends_with("/env") => words.next().is_some_and(named),
+        interpreter => interpreter.is_some_and(named),
+    }
 }
 
 /// Why a file cannot be executed.
@@ -95,6 +126,36 @@ mod tests {
         assert_eq!(code("/bin", None, None), Some(Code::NotExecutable));
         assert_eq!(code("/proc/version", None, None), Some(Code::NotExecutable));
         assert_eq!(code("", None, None), Some(Code::NotFound));
+    }
+
+    #[test]
+    fn a_script_names_its_interpreter() {
+        let file = std::env::temp_dir().join(format!("everycore-script-{}", std::process::id()));
+        let is_node = |text: &str| {
+            fs::write(&file, text).unwrap();
+            is_script_for(&file, &["node", "bun"])
+        };
+        for text in [
+            "#!/usr/bin/env node\nx",
+            "#!/usr/local/bin/node --title=x",
+            "#!/usr/bin/env -S node --no-warnings\n",
+            "#!/usr/bin/env bun",
+            "#!/bin/sh\nif [ -x x ]; then\n  exec \"$basedir/node\"  \"$basedir/x.js\" \"$@\"\nfi\n",
+        ] {
+            assert!(is_node(text), "{text}");
+        }
+        for text in [
+            "",
+            "#!",
+            "#!/bin/sh\nnode x.js",
+            "#!/usr/bin/env python3\nnode",
+            "\x7fELF",
+            "#!/usr/bin/nodeenv",
+        ] {
+            assert!(!is_node(text), "{text}");
+        }
+        fs::remove_file(&file).unwrap();
+        assert!(!is_script_for(&file, &["node"]));
     }
 
     #[test]

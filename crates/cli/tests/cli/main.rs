@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics is a test that fails")]
 
+mod apps;
 mod demo;
 mod harness;
 mod node;
