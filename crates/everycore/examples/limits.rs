@@ -3,9 +3,10 @@
 //! Each connection is answered with the worker's number, and stays until the client closes it: that makes room for the
 //! next one.
 //!
-//! With 0 for the connections there is no bound, as `sticky` and `reuseport` are better watched.
+//! With 0 for the connections there is no bound, as `sticky` and `reuseport` are better watched. One more number bounds the
+//! connections of all workers together.
 //!
-//! `cargo run -p everycore --example limits [address] [workers] [connections] [policy]`
+//! `cargo run -p everycore --example limits [address] [workers] [connections] [policy] [together]`
 
 #![allow(clippy::print_stdout, reason = "an example talks to people")]
 
@@ -22,9 +23,13 @@ fn main() -> everycore::Result<()> {
         .unwrap_or_else(|| "least".into())
         .parse()
         .map_err(|error: everycore::UnknownPolicy| Error::Setting(error.to_string()))?;
+    let together = args.next().and_then(|text| text.parse().ok());
     let mut cluster = Cluster::builder().workers(workers).policy(policy);
     if most > 0 {
         cluster = cluster.max_connections(most);
+    }
+    if let Some(together) = together {
+        cluster = cluster.max_connections_per_listener(together);
     }
     cluster
         .on_event(|primary, event| match event {

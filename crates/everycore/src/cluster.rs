@@ -3,6 +3,7 @@
 //! `driver` is the only loop, `effects` carries out what the core decided, `listener` accepts and hands off,
 //! `member` holds what the primary keeps of one worker. Decisions are `everycore-core`'s alone.
 
+mod adoption;
 mod channel;
 mod driver;
 mod effects;

@@ -32,6 +32,10 @@ pub(crate) enum ToWorker {
     Granted { request: u64, key: u32, mode: Mode, address: BoundAddress, more: bool },
     /// The answer to a `Listen` that failed.
     Refused { request: u64, failure: ListenFailure },
+    /// Accept from this slot's own socket too, since its worker is missing; the handle is the socket.
+    Adopt { key: u32, slot: u32 },
+    /// Do so no longer.
+    Release { key: u32, slot: u32 },
     /// Stop accepting, drain, leave. `stopping`: the whole cluster does, so nobody is left for a client to go to.
     Disconnect { stopping: bool },
     /// `Leaving` has been noted.
@@ -126,6 +130,8 @@ impl ToWorker {
             Self::Refused { request, failure } => json!({
                 "act": "refused", "request": request, "errno": failure.errno, "message": failure.message,
             }),
+            Self::Adopt { key, slot } => json!({"act": "adopt", "key": key, "slot": slot}),
+            Self::Release { key, slot } => json!({"act": "release", "key": key, "slot": slot}),
             Self::Disconnect { stopping } => json!({"act": "disconnect", "stopping": stopping}),
             Self::LeaveNoted => json!({"act": "leave-noted"}),
             Self::Secrets(set) => encode_secrets(set),
@@ -170,6 +176,8 @@ impl ToWorker {
                     message: message.text("message")?.to_owned(),
                 },
             }),
+            "adopt" => Ok(Self::Adopt { key: message.small("key")?, slot: message.small("slot")? }),
+            "release" => Ok(Self::Release { key: message.small("key")?, slot: message.small("slot")? }),
             "disconnect" => {
                 let stopping = message.value("stopping").and_then(Value::as_bool).unwrap_or(false);
                 Ok(Self::Disconnect { stopping })
@@ -464,6 +472,8 @@ mod tests {
                 request: 1,
                 failure: ListenFailure { errno: 98, message: "bind: in use".into() },
             },
+            ToWorker::Adopt { key: 4, slot: 1 },
+            ToWorker::Release { key: 4, slot: 1 },
             ToWorker::Disconnect { stopping: true },
             ToWorker::Disconnect { stopping: false },
             ToWorker::LeaveNoted,

@@ -2,7 +2,7 @@
 //!
 //! | File | Duty |
 //! |---|---|
-//! | `listener`, `incoming`, `source`, `spare` | connections, handed over or accepted on a shared listener |
+//! | `listener`, `incoming`, `source`, `spare`, `adopted` | connections, handed over or accepted on a listener |
 //! | `stream`, `socket`, `fin`, `parts`, `blocking` | one connection |
 //! | `udp` | a datagram socket shared with the other workers |
 //! | `load` | the counters the primary reads; when its bell is rung |
@@ -14,6 +14,7 @@
 //!
 //! Neighbours: `role` makes the [`Worker`], `protocol` has the words.
 
+mod adopted;
 #[cfg(feature = "axum")]
 mod axum;
 mod blocking;

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -99,6 +99,30 @@ fn a_unix_socket_has_its_mode_and_goes_with_its_cluster() {
     let server = Example::start("addresses", &["1", &format!("unix:{}?mode=600", path.display())]);
     server.line_with("listens on unix:");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    read_pid(UnixStream::connect(&path).unwrap());
+    stop(server);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_unix_socket_has_its_owner_and_a_dead_ones_file_is_replaced() {
+    let dir = Dir::new("owner");
+    let path = dir.path("app.sock");
+    let this = std::fs::metadata(&dir.0).unwrap();
+    // Only root can give a file away.
+    let (owner, group) = if this.uid() == 0 { (12_345, 12_346) } else { (this.uid(), this.gid()) };
+    let address = format!("unix:{}?mode=660&owner={owner}&group={group}", path.display());
+    let mut server = Example::start("addresses", &["1", &address]);
+    server.line_with("listens on unix:");
+    let file = std::fs::metadata(&path).unwrap();
+    assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (owner, group, 0o660));
+    server.signal(KILL);
+    server.wait();
+    // Its workers see their channel end, and go; nobody has removed the file.
+    server.rest();
+    assert!(path.exists());
+    let server = Example::start("addresses", &["1", &address]);
+    server.line_with("listens on unix:");
     read_pid(UnixStream::connect(&path).unwrap());
     stop(server);
     assert!(!path.exists());

@@ -7,6 +7,7 @@ use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Slo
 use everycore_sys::eventfd::EventFd;
 use everycore_sys::signals::{self, SignalPipe};
 
+use super::adoption::Adoptions;
 use super::handle::{Primary, Shared};
 use super::handoff::Arrival;
 use super::listener::{Listeners, Members};
@@ -37,6 +38,8 @@ pub(crate) struct Driver {
     pub(super) members: Members,
     pub(super) listeners: Listeners,
     pub(super) sources: Sources,
+    /// Who accepts for slots that have no worker.
+    pub(super) adoptions: Adoptions,
     /// Finds the class of a connection, where there are classes.
     pub(super) selector: Selector,
     pub(super) shared: std::sync::Arc<Shared>,
@@ -146,6 +149,7 @@ impl Driver {
             members: BTreeMap::new(),
             listeners,
             sources,
+            adoptions: Adoptions::default(),
             selector,
             shared,
             observer: cluster.observer,
@@ -196,7 +200,9 @@ impl Driver {
     }
 
     fn warn_of_resets(&mut self) {
-        if self.listeners.one_per_slot && super::group::closing_resets() {
+        // Workers that use the library take over the sockets of others; for any other program they have to be closed.
+        let closes = self.program.inherit_listeners || matches!(self.dialect, Dialect::Node(_));
+        if self.listeners.one_per_slot && closes && super::group::closing_resets() {
             self.tell(Event::Warning {
                 text: "policy reuseport: net.ipv4.tcp_migrate_req is 0, so the kernel resets who waits for a slot that is scaled away or given up; set it to 1".into(),
             });
@@ -229,6 +235,7 @@ impl Driver {
             self.serve_channels();
             self.pass_deadlines();
             self.carry_out_effects();
+            self.settle_adoptions();
             self.serve_listeners();
         }
     }

@@ -355,20 +355,14 @@ impl Driver {
             Notice::RestartScheduled { slot, delay, failures } => {
                 Event::RestartScheduled { slot: slot.get(), delay, failures }
             }
-            Notice::SlotErrored { slot, failures, .. } => {
-                self.listeners.keep_slots(|other| other != slot.get());
-                Event::SlotErrored { slot: slot.get(), failures }
-            }
+            Notice::SlotErrored { slot, failures, .. } => Event::SlotErrored { slot: slot.get(), failures },
             Notice::ReloadStarted { generation } => Event::ReloadStarted { generation: generation.get() },
             Notice::ReloadProgress { done, total } => Event::ReloadProgress { done, total },
             Notice::ReloadDone { generation } => Event::ReloadDone { generation: generation.get() },
             Notice::ReloadFailed { generation, reason } => {
                 Event::ReloadFailed { generation: generation.get(), reason }
             }
-            Notice::Scaled { workers } => {
-                self.listeners.keep_slots(|slot| slot < workers);
-                Event::Scaled { workers }
-            }
+            Notice::Scaled { workers } => Event::Scaled { workers },
             Notice::Refused { class, refused } => Event::Refused { class, refused },
             Notice::Stopping => Event::Stopping,
         };

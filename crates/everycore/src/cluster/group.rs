@@ -1,8 +1,9 @@
-//! Sockets of one address, one per slot, among which the kernel spreads connections: policy `reuseport`.
+//! Sockets of one address, one per slot, among which the kernel spreads connections or datagrams: policy `reuseport`.
 //!
-//! They belong to the primary and stay open while their slot exists, whatever becomes of its workers: closing one would
-//! reset the connections that wait on it and shift the kernel's order of the others. A replacement takes over its
-//! predecessor's.
+//! They belong to the primary, and a replacement takes over its predecessor's. Closing one would reset the connections that
+//! wait on it and shift the kernel's order of the others, so those of TCP stay open while the cluster lives, and other
+//! workers accept there (`adoption`). Two are closed all the same: a UDP socket of a slot that is empty for a while, whose
+//! clients would speak to nobody, and, where the workers do not use the library, one of a slot that is gone for good.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -11,61 +12,87 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::socket::{BACKLOG, Bound};
+use super::socket::{Bound, length};
 use crate::address::BoundAddress;
 
 /// Where the kernel says whether connections move on when the socket they wait on is closed.
 const MIGRATES: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 
-/// The sockets of all slots but the first, which has the one that was bound.
+/// The sockets of all slots that have asked for theirs.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
-    others: BTreeMap<u32, OwnedFd>,
+    sockets: BTreeMap<u32, OwnedFd>,
+    /// The slot that has the socket that was bound: the first to ask.
+    founder: Option<u32>,
 }
 
 impl Group {
     /// The socket of a slot, made when it is first asked for.
-    pub(crate) fn socket<'a>(&'a mut self, bound: &'a Bound, slot: u32) -> io::Result<BorrowedFd<'a>> {
-        if slot == 0 {
-            return Ok(bound.socket.as_fd());
-        }
-        let socket: &OwnedFd = match self.others.entry(slot) {
+    pub(crate) fn socket<'a>(&'a mut self, bound: &Bound, slot: u32) -> io::Result<BorrowedFd<'a>> {
+        let socket: &OwnedFd = match self.sockets.entry(slot) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(sibling(bound)?),
+            Entry::Vacant(place) => match self.founder {
+                Some(_) => place.insert(sibling(bound)?),
+                None => {
+                    let socket = place.insert(bound.socket.try_clone()?);
+                    self.founder = Some(slot);
+                    socket
+                }
+            },
         };
         Ok(socket.as_fd())
     }
 
     /// As [`socket`](Self::socket), the common one where the slot has none.
     pub(crate) fn get<'a>(&'a self, bound: &'a Bound, slot: u32) -> BorrowedFd<'a> {
-        self.others.get(&slot).map_or(bound.socket.as_fd(), |socket| socket.as_fd())
+        self.sockets.get(&slot).map_or(bound.socket.as_fd(), |socket| socket.as_fd())
     }
 
-    /// Closes what belongs to slots that are gone for good.
-    pub(crate) fn keep(&mut self, is_there: impl Fn(u32) -> bool) {
-        self.others.retain(|slot, _| is_there(*slot));
+    /// The slots that have one.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = u32> {
+        self.sockets.keys().copied()
+    }
+
+    /// Closes the socket of a slot; the last one stays, to hold the address.
+    pub(crate) fn give_up(&mut self, bound: &mut Bound, slot: u32) {
+        let Some(socket) = self.sockets.remove(&slot) else { return };
+        if self.founder != Some(slot) {
+            return;
+        }
+        let heir = self.sockets.iter().next().map(|(slot, socket)| (*slot, socket.try_clone()));
+        match heir {
+            Some((heir, Ok(of_heir))) => {
+                self.founder = Some(heir);
+                bound.socket = of_heir;
+            }
+            // Nobody else has one, or there is no descriptor to spare: it waits for its slot.
+            Some((_, Err(_))) | None => drop(self.sockets.insert(slot, socket)),
+        }
     }
 }
 
 /// One more socket that listens where `bound` does, blocking until somebody wants it otherwise.
 fn sibling(bound: &Bound) -> io::Result<OwnedFd> {
-    let BoundAddress::Tcp(at) = &bound.address else {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "policy reuseport is for TCP; policy shared serves every kind of socket",
-        ));
+    let (at, is_tcp) = match &bound.address {
+        BoundAddress::Tcp(at) => (at, true),
+        BoundAddress::Udp(at) => (at, false),
+        BoundAddress::Unix(_) => return bound.socket.try_clone(),
     };
     let first = socket2::SockRef::from(&bound.socket);
     // The kernel takes that of a socket that listens already, too: it then founds the group.
     first.set_reuse_port(true)?;
-    let socket = Socket::new(Domain::for_address(*at), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+    let (kind, protocol) = if is_tcp { (Type::STREAM, Protocol::TCP) } else { (Type::DGRAM, Protocol::UDP) };
+    let socket = Socket::new(Domain::for_address(*at), kind, Some(protocol))?;
+    socket.set_reuse_address(first.reuse_address()?)?;
     socket.set_reuse_port(true)?;
     if at.is_ipv6() {
         socket.set_only_v6(first.only_v6()?)?;
     }
+    bound.options.apply(&socket, is_tcp)?;
     socket.bind(&(*at).into())?;
-    socket.listen(BACKLOG as i32)?;
+    if is_tcp {
+        socket.listen(length(bound.options.backlog))?;
+    }
     Ok(socket.into())
 }
 
@@ -81,6 +108,7 @@ mod tests {
     use super::*;
     use crate::address::Address;
     use crate::cluster::socket::{Options, listen};
+    use crate::options::ListenOptions;
 
     fn waiting(socket: BorrowedFd<'_>) -> usize {
         rustix::io::ioctl_fionbio(socket, true).unwrap();
@@ -100,9 +128,31 @@ mod tests {
         assert_eq!(counts.iter().sum::<usize>(), 300, "{counts:?}");
         assert!(counts.iter().all(|count| (50..=150).contains(count)), "{counts:?}");
 
-        group.keep(|slot| slot < 2);
+        let mut bound = bound;
+        group.give_up(&mut bound, 0);
         let _clients: Vec<_> = (0..100).map(|_| TcpStream::connect(at).unwrap()).collect();
-        let counts = [0, 1].map(|slot| waiting(group.get(&bound, slot)));
+        let counts = [1, 2].map(|slot| waiting(group.get(&bound, slot)));
         assert_eq!(counts.iter().sum::<usize>(), 100, "{counts:?}");
+        group.give_up(&mut bound, 2);
+        group.give_up(&mut bound, 1);
+        let _client = TcpStream::connect(at).unwrap();
+        assert_eq!(waiting(bound.socket.as_fd()), 1, "the last one holds the address");
+    }
+
+    #[test]
+    fn sockets_of_all_slots_have_the_same_options() {
+        let options = Options::from("backlog=7&nodelay&rcvbuf=8192".parse::<ListenOptions>().unwrap());
+        for address in ["127.0.0.1:0", "udp://127.0.0.1:0", "[::1]:0"] {
+            let bound = listen(&address.parse().unwrap(), &options).unwrap();
+            let mut group = Group::default();
+            let read = |socket: BorrowedFd<'_>| {
+                let socket = socket2::SockRef::from(&socket);
+                let nodelay = address.starts_with("udp") || socket.tcp_nodelay().unwrap();
+                (socket.recv_buffer_size().unwrap(), nodelay, socket.local_addr().unwrap())
+            };
+            let first = read(group.socket(&bound, 0).unwrap());
+            assert_eq!(read(group.socket(&bound, 1).unwrap()), first);
+            assert!(first.1 && first.0 < 65_536);
+        }
     }
 }

@@ -279,8 +279,9 @@ impl Listeners {
     /// The socket for a worker that accepts for itself, never to be blocked on.
     pub(crate) fn share(&mut self, key: ListenerKey, slot: u32) -> io::Result<OwnedFd> {
         let listening = self.by_key.get_mut(&key).ok_or(io::ErrorKind::NotFound)?;
-        let is_tcp = matches!(listening.bound.address, BoundAddress::Tcp(_));
-        let socket = match self.one_per_slot && is_tcp {
+        // Of a Unix socket there is but one.
+        let is_inet = !matches!(listening.bound.address, BoundAddress::Unix(_));
+        let socket = match self.one_per_slot && is_inet {
             true => listening.group.socket(&listening.bound, slot)?,
             false => listening.bound.socket.as_fd(),
         };
@@ -291,9 +292,11 @@ impl Listeners {
     /// Makes the sockets that a worker of this slot inherits.
     pub(crate) fn prepare(&mut self, slot: u32) -> io::Result<()> {
         if self.one_per_slot {
-            for listening in self.by_key.values_mut().filter(|listening| listening.name.is_some()) {
-                listening.group.socket(&listening.bound, slot)?;
-            }
+            let mut permanent = self.by_key.values_mut().filter(|listening| listening.name.is_some());
+            permanent.try_for_each(|listening| match listening.bound.address {
+                BoundAddress::Unix(_) => Ok(()),
+                _ => listening.group.socket(&listening.bound, slot).map(drop),
+            })?;
         }
         Ok(())
     }
@@ -304,9 +307,26 @@ impl Listeners {
         permanent.map(move |listening| listening.group.get(&listening.bound, slot))
     }
 
-    /// Closes the sockets of slots that are gone for good.
-    pub(crate) fn keep_slots(&mut self, is_there: impl Fn(u32) -> bool) {
-        self.by_key.values_mut().for_each(|listening| listening.group.keep(&is_there));
+    /// A slot is gone, for good or for a while. Its sockets are closed where nobody else can serve them: what the kernel
+    /// has for it goes to the others. Those of `programs`, which know no adoption, only if it `is_gone` for good.
+    pub(crate) fn give_up(&mut self, slot: u32, is_gone: bool, programs: bool) {
+        for listening in self.by_key.values_mut() {
+            let is_udp = matches!(listening.bound.address, BoundAddress::Udp(_));
+            if is_udp || programs && is_gone {
+                listening.group.give_up(&mut listening.bound, slot);
+            }
+        }
+    }
+
+    /// Slots that have sockets of their own.
+    pub(crate) fn known_slots(&self) -> impl Iterator<Item = u32> {
+        self.by_key.values().flat_map(|listening| listening.group.slots())
+    }
+
+    /// Every socket that listens for one slot alone.
+    pub(crate) fn slot_sockets(&self) -> impl Iterator<Item = (ListenerKey, u32)> {
+        let tcp = self.by_key.iter().filter(|(_, l)| matches!(l.bound.address, BoundAddress::Tcp(_)));
+        tcp.flat_map(|(key, listening)| listening.group.slots().map(|slot| (*key, slot)))
     }
 
     /// Gives up a port.

@@ -44,11 +44,21 @@ impl From<ListenOptions> for Options {
     }
 }
 
+impl Options {
+    fn with_backlog(&self) -> ListenOptions {
+        let mut options = self.listen.clone();
+        options.backlog = self.backlog;
+        options
+    }
+}
+
 /// A listening socket, and where it is bound.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) socket: OwnedFd,
     pub(crate) address: BoundAddress,
+    /// What others like it are to have as well.
+    pub(crate) options: ListenOptions,
     /// The file to remove when the socket is given up.
     pub(crate) _file: Option<SocketFile>,
 }
@@ -135,7 +145,7 @@ fn adopted(socket: OwnedFd, options: &Options) -> io::Result<Bound> {
         socket.listen(length(Some(backlog)))?;
     }
     // Its file is whoever bound it to remove.
-    Ok(Bound { socket: socket.into(), address, _file: None })
+    Ok(Bound { socket: socket.into(), address, options: options.with_backlog(), _file: None })
 }
 
 /// The path of a Unix socket; of an abstract one its name with the NUL byte in front.
@@ -146,7 +156,7 @@ fn unix_name(at: &SockAddr) -> PathBuf {
     }
 }
 
-fn length(backlog: Option<u32>) -> i32 {
+pub(crate) fn length(backlog: Option<u32>) -> i32 {
     i32::try_from(backlog.unwrap_or(BACKLOG)).unwrap_or(i32::MAX)
 }
 
@@ -179,7 +189,12 @@ fn listen_tcp(at: SocketAddr, stack: Stack, options: &Options) -> io::Result<Bou
     socket.bind(&at.into())?;
     socket.listen(length(options.backlog))?;
     let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Bound { socket: socket.into(), address: BoundAddress::Tcp(address), _file: None })
+    Ok(Bound {
+        socket: socket.into(),
+        address: BoundAddress::Tcp(address),
+        options: options.with_backlog(),
+        _file: None,
+    })
 }
 
 fn bind_udp(at: SocketAddr, stack: Stack, options: &Options) -> io::Result<Bound> {
@@ -191,7 +206,12 @@ fn bind_udp(at: SocketAddr, stack: Stack, options: &Options) -> io::Result<Bound
     }
     socket.bind(&at.into())?;
     let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Bound { socket: socket.into(), address: BoundAddress::Udp(address), _file: None })
+    Ok(Bound {
+        socket: socket.into(),
+        address: BoundAddress::Udp(address),
+        options: options.with_backlog(),
+        _file: None,
+    })
 }
 
 fn listen_unix(path: &Path, options: &Options) -> io::Result<Bound> {
@@ -214,7 +234,12 @@ fn listen_unix(path: &Path, options: &Options) -> io::Result<Bound> {
         admit(path, options)?;
     }
     socket.listen(length(options.backlog))?;
-    Ok(Bound { socket: socket.into(), address: BoundAddress::Unix(path.clone()), _file: file })
+    Ok(Bound {
+        socket: socket.into(),
+        address: BoundAddress::Unix(path.clone()),
+        options: options.with_backlog(),
+        _file: file,
+    })
 }
 
 /// Who may connect: on Linux, whoever may write to the file.
@@ -351,6 +376,39 @@ mod tests {
             std::mem::forget(bound._file.take());
         }
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn accepted_connections_inherit_what_was_set() {
+        let set: ListenOptions = "backlog=9&nodelay&keepalive=30&rcvbuf=8192&sndbuf=8192".parse().unwrap();
+        let bound = listen(&any_port(), &Options::from(set)).unwrap();
+        let _client = std::net::TcpStream::connect(bound.address.tcp().unwrap()).unwrap();
+        let accepted = everycore_sys::accept::accept(&bound.socket).unwrap().unwrap();
+        let socket = socket2::SockRef::from(&accepted.socket);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), std::time::Duration::from_secs(30));
+        // The kernel doubles what it is asked for.
+        assert_eq!(
+            (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap()),
+            (16_384, 16_384)
+        );
+    }
+
+    #[test]
+    fn with_deferred_accept_who_speaks_first_is_first() {
+        use std::io::Write;
+        let set: ListenOptions = "defer_accept=30".parse().unwrap();
+        let bound = listen(&any_port(), &Options::from(set)).unwrap();
+        let at = bound.address.tcp().unwrap();
+        let _silent = std::net::TcpStream::connect(at).unwrap();
+        let mut loud = std::net::TcpStream::connect(at).unwrap();
+        loud.write_all(b"hello").unwrap();
+        let accepted = everycore_sys::accept::accept(&bound.socket).unwrap().unwrap();
+        assert_eq!(accepted.peer, Some(loud.local_addr().unwrap()));
+        assert!(
+            everycore_sys::accept::accept(&bound.socket).unwrap().is_none(),
+            "the other one has not spoken"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod orders;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use everycore_ipc::{Connection, Flush, Message, Outgoing, SendError};
@@ -23,6 +23,7 @@ use super::inbox::{Inbox, Item, Room};
 use super::load::Load;
 use super::registration::Grant;
 use super::secrets::Secrets;
+use super::source::Source;
 use super::trouble::Troubles;
 use super::under_node::UnderNode;
 use crate::error::{Error, Result};
@@ -41,6 +42,8 @@ pub(crate) struct Link {
     pub(crate) drain: Arc<Drain>,
     pub(crate) load: Arc<Load>,
     troubles: Arc<Troubles>,
+    /// Listeners this worker accepts on by itself, by key: the primary may add sockets to them.
+    sources: Mutex<HashMap<u32, Weak<Source>>>,
     pub(crate) driver: Driver,
     /// For the driver: there is something to write, or room to read.
     pub(crate) nudged: Notify,
@@ -131,6 +134,7 @@ impl Link {
             drain,
             load,
             troubles,
+            sources: Mutex::default(),
             driver: Driver::default(),
             nudged: Notify::new(),
             bell: EventFd::new()?,
@@ -220,6 +224,24 @@ impl Link {
         drop(state);
         // Each is answered as it is dropped, which takes the lock.
         deliveries.iter().for_each(|deliveries| drop(deliveries.clear()));
+    }
+
+    /// From now on the program accepts here.
+    pub(crate) fn serves(&self, key: u32, source: &Arc<Source>) {
+        self.sources().insert(key, Arc::downgrade(source));
+    }
+
+    /// The program has dropped its listener.
+    pub(crate) fn serves_no_more(&self, key: u32) {
+        self.sources().remove(&key);
+    }
+
+    fn source(&self, key: u32) -> Option<Arc<Source>> {
+        self.sources().get(&key)?.upgrade()
+    }
+
+    fn sources(&self) -> MutexGuard<'_, HashMap<u32, Weak<Source>>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the primary for a listener.

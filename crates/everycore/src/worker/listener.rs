@@ -86,7 +86,7 @@ impl Listener {
     pub(crate) fn new(core: Arc<Core>, grant: Grant, index: Option<Index>) -> io::Result<Self> {
         let Grant { means, address, registration, more: _ } = grant;
         let source = Arc::new(Source::new(means, &core.link.drain)?);
-        registration.listening();
+        registration.listening(&source);
         Ok(Self {
             open: Some(Open { watched: None, source, _registration: registration, _index: index }),
             address,

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::link::Link;
-use super::source::Means;
+use super::source::{Means, Source};
 use crate::address::{Address, BoundAddress};
 use crate::protocol::FromWorker;
 
@@ -33,13 +33,22 @@ impl Registration {
     }
 
     /// Tells the primary that the program accepts from now on.
-    pub(crate) fn listening(&self) {
+    pub(crate) fn listening(&self, source: &Arc<Source>) {
+        if source.is_shared() {
+            self.link.serves(self.key, source);
+        }
+        self.told();
+    }
+
+    /// As [`listening`](Self::listening), where nothing is accepted.
+    pub(crate) fn told(&self) {
         self.link.tell(FromWorker::Listening { key: self.key });
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        self.link.serves_no_more(self.key);
         self.link.tell(FromWorker::Closed { key: self.key });
     }
 }

@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use everycore_sys::accept::{FairAccept, is_exhaustion};
+use everycore_sys::accept::{Accepted, FairAccept, is_exhaustion};
 use everycore_sys::scm_rights;
 
+use super::adopted::Adopted;
 use super::deliveries::Deliveries;
 use super::drain::{Drain, Hold};
 use super::load::Load;
@@ -34,7 +35,14 @@ pub(crate) enum Means {
 pub(crate) enum Source {
     HandOff(HandOff),
     Delivered(Delivered),
-    Shared(FairAccept),
+    Shared(Shared),
+}
+
+/// A listener of several workers, or this slot's own, and those it has adopted.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    own: FairAccept,
+    adopted: Adopted,
 }
 
 /// The queue that the control channel fills.
@@ -76,7 +84,27 @@ impl Source {
             Means::Delivered(deliveries) => {
                 Ok(Self::Delivered(Delivered { deliveries, _hold: drain.hold() }))
             }
-            Means::Shared(listener) => Ok(Self::Shared(FairAccept::new(listener)?)),
+            Means::Shared(listener) => {
+                Ok(Self::Shared(Shared { own: FairAccept::new(listener)?, adopted: Adopted::default() }))
+            }
+        }
+    }
+
+    /// Takes connections of another slot as well, whose worker is missing.
+    ///
+    /// # Errors
+    /// The socket cannot be watched.
+    pub(crate) fn adopt(&self, slot: u32, socket: OwnedFd) -> io::Result<()> {
+        match self {
+            Self::HandOff(_) | Self::Delivered(_) => Ok(()),
+            Self::Shared(shared) => shared.adopted.add(slot, socket, &shared.own),
+        }
+    }
+
+    /// That worker is there again.
+    pub(crate) fn release(&self, slot: u32) {
+        if let Self::Shared(shared) = self {
+            shared.adopted.remove(slot, &shared.own);
         }
     }
 
@@ -92,7 +120,7 @@ impl Source {
         match self {
             Self::HandOff(channel) => channel.take(load),
             Self::Delivered(queue) => Ok(queue.deliveries.take(load)),
-            Self::Shared(listener) => match listener.accept() {
+            Self::Shared(shared) => match shared.accept() {
                 Ok(Some(accepted)) => {
                     Ok(Found::Connection(Stream::new(accepted.socket, accepted.peer, load.take())))
                 }
@@ -100,6 +128,20 @@ impl Source {
                 Err(error) if is_exhaustion(&error) => Ok(Found::Exhausted),
                 Err(error) => Err(error),
             },
+        }
+    }
+}
+
+impl Shared {
+    fn accept(&self) -> io::Result<Option<Accepted>> {
+        if self.adopted.are_next()
+            && let Some(accepted) = self.adopted.accept()?
+        {
+            return Ok(Some(accepted));
+        }
+        match self.own.accept()? {
+            None => self.adopted.accept(),
+            accepted => Ok(accepted),
         }
     }
 }
@@ -142,7 +184,7 @@ impl AsFd for Source {
         match self {
             Self::HandOff(channel) => channel.channel.as_fd(),
             Self::Delivered(queue) => queue.deliveries.as_fd(),
-            Self::Shared(listener) => listener.as_fd(),
+            Self::Shared(shared) => shared.own.as_fd(),
         }
     }
 }

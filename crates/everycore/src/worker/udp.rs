@@ -84,7 +84,7 @@ impl Worker {
                 "{address} is no UDP socket; take it with Worker::listener, or bind udp://IP:PORT"
             )));
         };
-        registration.listening();
+        registration.told();
         Ok(UdpSocket {
             socket: Arc::new(StdUdpSocket::from(socket)),
             watched: None,

@@ -169,6 +169,18 @@ impl Link {
                 };
                 return give(asker, Ok(Grant { means, address, more, registration }));
             }
+            ToWorker::Adopt { key, slot } => {
+                // Without its descriptor, or without the listener, it is as if it had not been asked: the slot waits for
+                // its own worker, and the primary hears of a listener that was dropped.
+                if let (Some(source), Some(handle)) = (self.source(key), message.take_handle()) {
+                    let _ = source.adopt(slot, handle.into_fd());
+                }
+            }
+            ToWorker::Release { key, slot } => {
+                if let Some(source) = self.source(key) {
+                    source.release(slot);
+                }
+            }
             ToWorker::Refused { request, failure } => {
                 give(state.listens.remove(&request), Err(failure));
             }

@@ -1,0 +1,151 @@
+//! A socket for every slot: nobody is left in one that no worker accepts from.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use support::{Example, PATIENCE, number_after, signal_pid, until};
+
+const HUP: i32 = 1;
+const KILL: i32 = 9;
+const TERM: i32 = 15;
+const STOP: i32 = 19;
+const TTIN: i32 = 21;
+const TTOU: i32 = 22;
+
+/// A server with its address and the pids of its workers by slot.
+fn serve(args: &[&str]) -> (Example, SocketAddr, BTreeMap<u32, u32>) {
+    let server = Example::start("reuseport", args);
+    let workers: u32 = args[1].parse().unwrap();
+    let lines: Vec<String> = (0..workers).map(|_| server.line_with("listens on")).collect();
+    let address = lines[0].rsplit(['/', ' ']).next().unwrap().parse().unwrap();
+    // The first workers are numbered in the order of their slots.
+    let pid = |line: &String| (number_after(line, "worker") - 1, number_after(line, "(pid"));
+    (server, address, lines.iter().map(pid).collect())
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn slot(stream: &mut TcpStream) -> u32 {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.trim().parse().unwrap()
+}
+
+/// The slots that answer so many connections.
+fn slots(address: SocketAddr, count: usize) -> BTreeSet<u32> {
+    let mut clients: Vec<TcpStream> = (0..count).map(|_| connect(address)).collect();
+    clients.iter_mut().map(slot).collect()
+}
+
+fn stop(mut server: Example) {
+    server.signal(TERM);
+    server.rest();
+    assert!(server.wait().success());
+}
+
+#[test]
+fn others_adopt_the_socket_of_a_slot_that_nobody_fills() {
+    let (server, address, pids) = serve(&["127.0.0.1:0", "3", "once"]);
+    assert_eq!(slots(address, 200), BTreeSet::from([0, 1, 2]));
+    // The slot that has the socket which was bound first is none that matters more.
+    for (victim, left) in [(0, BTreeSet::from([1, 2])), (2, BTreeSet::from([1]))] {
+        signal_pid(pids[&victim], KILL);
+        server.line_with("killed");
+        assert_eq!(slots(address, 200), left, "every one is answered");
+    }
+    stop(server);
+}
+
+#[test]
+fn an_adopter_that_dies_is_followed_by_another_one() {
+    let (server, address, pids) = serve(&["127.0.0.1:0", "4", "once"]);
+    for victim in 0..3 {
+        // They come in while the victim is stopped: some lie in its own socket, some in one that it has adopted.
+        signal_pid(pids[&victim], STOP);
+        let mut waiting: Vec<TcpStream> = (0..200).map(|_| connect(address)).collect();
+        signal_pid(pids[&victim], KILL);
+        server.line_with("killed");
+        let answered = waiting.iter_mut().map(slot).collect::<BTreeSet<u32>>();
+        assert!(answered.contains(&3) && !answered.contains(&victim), "{answered:?}");
+    }
+    stop(server);
+}
+
+#[test]
+fn a_slot_that_is_filled_again_has_its_socket_back() {
+    let (server, address, pids) = serve(&["127.0.0.1:0", "2"]);
+    signal_pid(pids[&1], KILL);
+    server.line_with("listens on");
+    until("both slots serve again", || slots(address, 50) == BTreeSet::from([0, 1]));
+    server.signal(HUP);
+    for _ in 0..2 {
+        server.line_with("listens on");
+        server.line_with("exited");
+    }
+    until("both slots serve after a reload", || slots(address, 50) == BTreeSet::from([0, 1]));
+    stop(server);
+}
+
+#[test]
+fn whoever_waits_for_a_slot_that_is_scaled_away_is_served_by_another_one() {
+    let (server, address, pids) = serve(&["127.0.0.1:0", "3"]);
+    signal_pid(pids[&2], STOP);
+    let mut waiting: Vec<TcpStream> = (0..200).map(|_| connect(address)).collect();
+    server.signal(TTOU);
+    server.line_with("killed");
+    assert_eq!(waiting.iter_mut().map(slot).collect::<BTreeSet<u32>>(), BTreeSet::from([0, 1]));
+    assert_eq!(slots(address, 100), BTreeSet::from([0, 1]));
+    server.signal(TTIN);
+    server.line_with("listens on");
+    until("the new worker serves", || slots(address, 50) == BTreeSet::from([0, 1, 2]));
+    stop(server);
+}
+
+/// Asks from many ports until each was answered; the slots that did.
+fn datagrams(address: SocketAddr) -> BTreeSet<u32> {
+    let ask = |_| {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut answer = [0; 16];
+        for _ in 0..PATIENCE.as_millis() / 500 {
+            client.send(b"?").unwrap();
+            if let Ok(length) = client.recv(&mut answer) {
+                return std::str::from_utf8(&answer[..length]).unwrap().trim().parse().unwrap();
+            }
+        }
+        panic!("a client is never answered");
+    };
+    (0..60).map(ask).collect()
+}
+
+#[test]
+fn every_slot_has_a_udp_socket_and_a_lost_one_is_closed() {
+    let (server, address, pids) = serve(&["udp://127.0.0.1:0", "3", "once"]);
+    assert_eq!(datagrams(address), BTreeSet::from([0, 1, 2]));
+    for (victim, left) in [(0, BTreeSet::from([1, 2])), (2, BTreeSet::from([1]))] {
+        signal_pid(pids[&victim], KILL);
+        server.line_with("killed");
+        assert_eq!(datagrams(address), left);
+    }
+    stop(server);
+}
+
+#[test]
+fn a_replaced_worker_reads_its_slots_udp_socket_again() {
+    let (server, address, pids) = serve(&["udp://127.0.0.1:0", "2"]);
+    signal_pid(pids[&0], KILL);
+    server.line_with("listens on");
+    until("both slots answer", || datagrams(address) == BTreeSet::from([0, 1]));
+    stop(server);
+}
