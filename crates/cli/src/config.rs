@@ -16,7 +16,7 @@ use crate::args::value::{Bind, MAX_WORKERS, Variable, Workers};
 use crate::args::{self, Looks, Output, Restart};
 use crate::exit::{Code, Failure};
 use crate::program::template::Placeholder;
-use crate::program::{self, Program, Service, Wishes};
+use crate::program::{self, Family, Program, Service, Wishes};
 
 /// What the process finds around it.
 #[derive(Clone, Debug, Default)]
@@ -62,11 +62,13 @@ impl Surroundings {
         })
     }
 
-    /// As Node does: a value it does not know is no policy.
-    pub(crate) fn policy(&self) -> Policy {
-        match self.sched_policy.as_deref() {
-            Some("rr") => Policy::RoundRobin,
-            Some("none") => Policy::Shared,
+    /// Where none was typed. As Node does: a value it does not know is no policy. Each connection handed to Node costs
+    /// it a turn of its event loop; Deno can only be handed connections.
+    pub(crate) fn policy(&self, family: Option<Family>) -> Policy {
+        match (self.sched_policy.as_deref(), family) {
+            (Some("rr"), _) => Policy::RoundRobin,
+            (_, Some(Family::Deno)) => Policy::Least,
+            (Some("none"), _) | (_, Some(Family::Node)) => Policy::Shared,
             _ => Policy::default(),
         }
     }
@@ -137,7 +139,12 @@ pub(crate) struct RunSettings {
 }
 
 impl RunSettings {
-    pub(crate) fn new(mut run: args::Run, around: &Surroundings) -> Result<Self, Failure> {
+    /// `script_of` is the runtime that CMD's first line names, if it is a script.
+    pub(crate) fn new(
+        mut run: args::Run,
+        script_of: Option<Family>,
+        around: &Surroundings,
+    ) -> Result<Self, Failure> {
         let program = Program::new(&run.command)?;
         let classes = Classes::of(&run)?;
         if classes.is_some() {
@@ -148,9 +155,14 @@ impl RunSettings {
             ));
         }
         let takes_fd = program.uses(Placeholder::Fd);
-        let is_node = program.is_node();
+        let family = program.family().or(script_of);
         let service =
-            Wishes { kind: run.kind, policy: run.policy, ready: run.ready, takes_fd, is_node }.service()?;
+            Wishes { kind: run.kind, policy: run.policy, ready: run.ready, takes_fd, family }.service()?;
+        if service.family == Some(Family::Deno) && program.is_told_to("serve") {
+            return Err(Failure::usage(
+                "deno serve binds a port that only one worker can have; serve with node:http and type: everycore run -- deno run …",
+            ));
+        }
         let port = around.port()?;
         let mut binds = named(&run.bind)?;
         if binds.is_empty() && service.needs_bind {
@@ -175,7 +187,7 @@ impl RunSettings {
             },
             classes,
             max_connections: run.max_connections,
-            policy: service.policy.unwrap_or_else(|| around.policy()),
+            policy: service.policy.unwrap_or_else(|| around.policy(service.family)),
             binds,
             listen: listen_options(&run.bind)?,
             service,
@@ -258,7 +270,7 @@ mod tests {
 
     fn settings(words: &[&str], around: &Surroundings) -> Result<RunSettings, Failure> {
         match Args::try_parse_from([&["everycore", "run"], words].concat()).unwrap().command {
-            Command::Run(run) => RunSettings::new(run, around),
+            Command::Run(run) => RunSettings::new(run, None, around),
             other => panic!("{other:?}"),
         }
     }
@@ -283,8 +295,15 @@ mod tests {
         assert_eq!(settings(&["x"], &around).unwrap().policy, Policy::RoundRobin);
         assert_eq!(settings(&["--policy", "least", "x"], &around).unwrap().policy, Policy::Least);
         assert_eq!(settings(&["-b", ":0", "x", "{fd}"], &around).unwrap().policy, Policy::Shared);
+        assert_eq!(settings(&["node", "x"], &around).unwrap().policy, Policy::RoundRobin);
         let around = Surroundings { sched_policy: Some("fair".into()), ..around };
         assert_eq!(settings(&["x"], &around).unwrap().policy, Policy::Least);
+        assert_eq!(settings(&["node", "x"], &around).unwrap().policy, Policy::Shared);
+        let around = Surroundings { sched_policy: Some("none".into()), ..around };
+        assert_eq!(settings(&["x"], &around).unwrap().policy, Policy::Shared);
+        assert_eq!(settings(&["deno", "run", "x"], &around).unwrap().policy, Policy::Least);
+        assert_eq!(settings(&["bun", "x"], &around).unwrap().policy, Policy::Reuseport);
+        assert!(settings(&["deno", "serve", "x"], &around).unwrap_err().chain().contains("deno run"));
     }
 
     #[test]

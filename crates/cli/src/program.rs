@@ -19,8 +19,46 @@ use crate::args::value::Ready;
 use crate::exit::Failure;
 use template::{Placeholder, Template, Values};
 
-/// Programs whose `cluster` module finds its primary in us.
-pub(crate) const NODE_FAMILY: [&str; 4] = ["node", "nodejs", "bun", "deno"];
+/// Runtimes whose `cluster` module finds its primary in us. Each takes its connections in a way of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// It asks, and serves what it is handed and what it is given to accept on.
+    Node,
+    /// Its HTTP servers bind a socket for each worker, and nothing can be handed to it.
+    Bun,
+    /// It asks, and serves what it is handed.
+    Deno,
+}
+
+impl Family {
+    /// The one that a program's file belongs to, by its name.
+    pub(crate) fn of(file: &OsStr) -> Option<Self> {
+        match without_version(Path::new(file).file_name()?.to_str()?) {
+            "node" | "nodejs" => Some(Self::Node),
+            "bun" => Some(Self::Bun),
+            "deno" => Some(Self::Deno),
+            _ => None,
+        }
+    }
+
+    /// The policy that was typed, if it can serve.
+    fn policy(self, typed: Option<Policy>) -> Result<Option<Policy>, Failure> {
+        let refused = |why: &str| {
+            let policy = typed.map(|policy| policy.to_string()).unwrap_or_default();
+            Err(Failure::usage(format!("--policy {policy} cannot serve {why}")))
+        };
+        match (self, typed) {
+            (Self::Bun, Some(policy)) if policy != Policy::Reuseport => refused(
+                "Bun, whose workers each bind a socket of their own, as under reuseport; leave --policy out, or run the program with node",
+            ),
+            (Self::Bun, _) => Ok(Some(Policy::Reuseport)),
+            (Self::Deno, Some(policy)) if !policy.hands_off() => refused(
+                "Deno, whose workers do not accept on a socket they are given; choose least, rr or sticky",
+            ),
+            (Self::Node | Self::Deno, typed) => Ok(typed),
+        }
+    }
+}
 
 /// CMD, ready to be filled in for each worker.
 #[derive(Clone, Debug)]
@@ -48,11 +86,14 @@ impl Program {
         self.words[0].plain()
     }
 
-    /// Whether its name is one of the Node family's.
-    pub(crate) fn is_node(&self) -> bool {
-        let file = self.fixed_file().unwrap_or_default();
-        let name = Path::new(&file).file_name().and_then(OsStr::to_str).unwrap_or_default();
-        NODE_FAMILY.contains(&without_version(name))
+    /// Which of the Node family its name says it is.
+    pub(crate) fn family(&self) -> Option<Family> {
+        Family::of(&self.fixed_file()?)
+    }
+
+    /// Whether its first argument is this word.
+    pub(crate) fn is_told_to(&self, verb: &str) -> bool {
+        self.words.get(1).and_then(Template::plain).is_some_and(|word| word == verb)
     }
 
     /// File and arguments for one worker.
@@ -77,7 +118,7 @@ pub(crate) struct Wishes {
     /// CMD contains `{fd}`.
     pub(crate) takes_fd: bool,
     /// CMD is one of the Node family.
-    pub(crate) is_node: bool,
+    pub(crate) family: Option<Family>,
 }
 
 /// How the program is served.
@@ -88,6 +129,7 @@ pub(crate) struct Service {
     /// Nothing is served unless a socket is bound.
     pub(crate) needs_bind: bool,
     pub(crate) dialect: Dialect,
+    pub(crate) family: Option<Family>,
     /// Decided here; else environment and default decide.
     pub(crate) policy: Option<Policy>,
     pub(crate) readiness: Readiness,
@@ -109,12 +151,18 @@ impl Wishes {
                 "CMD asks for {{fd}}, but --kind {kind} gives it no socket to inherit; leave --kind out, or write {{{{fd}}}} for a plain {{fd}}"
             )));
         }
-        if self.kind == Kind::Node || self.kind == Kind::Auto && self.is_node && !self.takes_fd {
+        let family = match self.kind {
+            Kind::Node => Some(self.family.unwrap_or(Family::Node)),
+            Kind::Auto => self.family.filter(|_| !self.takes_fd),
+            Kind::Library | Kind::Socket => None,
+        };
+        if let Some(family) = family {
             return Ok(Service {
                 inherit: false,
                 needs_bind: false,
                 dialect: Dialect::Node(Serialization::Json),
-                policy: self.policy,
+                family: Some(family),
+                policy: family.policy(self.policy)?,
                 readiness: Wishes { kind: Kind::Node, ..self }.readiness(false)?,
             });
         }
@@ -131,6 +179,7 @@ impl Wishes {
             inherit: inherits_for_sure || self.kind == Kind::Auto && hand_off.is_none(),
             needs_bind: inherits_for_sure,
             dialect: Dialect::Everycore,
+            family: None,
             policy: if inherits_for_sure { self.policy.or(Some(Policy::Shared)) } else { self.policy },
             readiness,
         })
@@ -175,7 +224,7 @@ mod tests {
     use super::*;
 
     const WISHES: Wishes =
-        Wishes { kind: Kind::Auto, policy: None, ready: None, takes_fd: false, is_node: false };
+        Wishes { kind: Kind::Auto, policy: None, ready: None, takes_fd: false, family: None };
 
     #[test]
     fn unless_told_otherwise_a_program_is_offered_both_ways() {
@@ -184,6 +233,7 @@ mod tests {
             inherit: true,
             needs_bind: false,
             dialect: Dialect::Everycore,
+            family: None,
             policy: None,
             readiness: Readiness::Socket,
         };
@@ -220,15 +270,12 @@ mod tests {
 
     #[test]
     fn the_node_family_is_known_by_its_name() {
-        let program = |word: &str| Program::new(&[word.into(), "server.js".into()]).unwrap();
-        assert!(program("node").is_node() && program("/usr/bin/bun").is_node());
-        assert!(program("node20").is_node() && program("./node-18.2").is_node());
-        assert!(!program("node-exporter").is_node() && !program("python3").is_node());
-        for policy in [Policy::Reuseport, Policy::Route, Policy::Sticky, Policy::Shared] {
-            let service = Wishes { is_node: true, policy: Some(policy), ..WISHES }.service().unwrap();
-            assert_eq!((service.policy, service.inherit), (Some(policy), false));
-        }
-        let node = Wishes { is_node: true, ..WISHES };
+        let family = |word: &str| Program::new(&[word.into(), "server.js".into()]).unwrap().family();
+        assert_eq!(family("node"), Some(Family::Node));
+        assert_eq!((family("node20"), family("./node-18.2")), (Some(Family::Node), Some(Family::Node)));
+        assert_eq!((family("/usr/bin/bun"), family("deno")), (Some(Family::Bun), Some(Family::Deno)));
+        assert_eq!((family("node-exporter"), family("python3")), (None, None));
+        let node = Wishes { family: Some(Family::Node), ..WISHES };
         let service = node.service().unwrap();
         assert_eq!(service.dialect, Dialect::Node(Serialization::Json));
         assert_eq!((service.inherit, service.readiness), (false, Readiness::Listening));
@@ -236,6 +283,23 @@ mod tests {
         assert_eq!(Wishes { takes_fd: true, ..node }.service().unwrap().dialect, Dialect::Everycore);
         assert_eq!(Wishes { kind: Kind::Library, ..node }.service().unwrap().dialect, Dialect::Everycore);
         assert!(Wishes { kind: Kind::Node, takes_fd: true, ..WISHES }.service().is_err());
+    }
+
+    #[test]
+    fn each_of_the_family_has_the_policies_it_can_serve() {
+        let policy = |family, policy| {
+            let wishes = Wishes { family: Some(family), policy, ..WISHES };
+            wishes.service().map(|service| service.policy).map_err(|refusal| refusal.chain())
+        };
+        for any in [Policy::RoundRobin, Policy::Least, Policy::Sticky, Policy::Shared, Policy::Reuseport] {
+            assert_eq!(policy(Family::Node, Some(any)), Ok(Some(any)));
+            assert_eq!(policy(Family::Deno, Some(any)).is_ok(), any.hands_off());
+            assert_eq!(policy(Family::Bun, Some(any)).is_ok(), any == Policy::Reuseport);
+        }
+        assert_eq!(policy(Family::Node, None), Ok(None));
+        assert_eq!(policy(Family::Bun, None), Ok(Some(Policy::Reuseport)));
+        assert!(policy(Family::Bun, Some(Policy::RoundRobin)).unwrap_err().contains("leave --policy out"));
+        assert!(policy(Family::Deno, Some(Policy::Shared)).unwrap_err().contains("choose least"));
     }
 
     #[test]

@@ -27,7 +27,7 @@ const NAME: &str = "demo";
 /// Serves until told to stop.
 pub(crate) fn serve(demo: args::Demo, around: &Surroundings) -> Result<(), Failure> {
     let workers = around.workers(demo.workers)?;
-    let policy = demo.policy.unwrap_or_else(|| around.policy());
+    let policy = demo.policy.unwrap_or_else(|| around.policy(None));
     if policy == Policy::Route {
         return Err(Failure::usage(
             "--policy route needs classes of workers, and the demo has none; run a program of your own: everycore run --class NAME=N … -- CMD",

@@ -2,15 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use everycore::{Address, Cluster, Dialect, Running, WorkerCommand, WorkerSpec};
 
 use super::session::{Opening, Session, Setup, summary};
-use crate::args::value::Variable;
-use crate::args::{self, Kind};
+use crate::args::{self, value::Variable};
 use crate::config::{RunSettings, Surroundings};
 use crate::exit::Failure;
 use crate::output::Stream;
@@ -19,14 +18,14 @@ use crate::output::prefix::Prefixes;
 use crate::output::progress::{Doing, Progress};
 use crate::output::requests::{Rate, Requests};
 use crate::program::template::Values;
-use crate::program::{NODE_FAMILY, default_name, half, lookup, package};
+use crate::program::{Family, default_name, half, lookup, package};
 
 /// Runs until told to stop, or until no slot can be kept filled.
 pub(crate) fn supervise(mut run: args::Run, around: &Surroundings) -> Result<(), Failure> {
     let mut notes = put_program(&mut run)?;
-    see_kind(&mut run, around);
     let command = run.command.clone();
-    let settings = Arc::new(RunSettings::new(run, around)?);
+    let family = command.first().and_then(|program| script_of(program, run.cwd.as_deref(), around));
+    let settings = Arc::new(RunSettings::new(run, family, around)?);
     check_program(&settings, around)?;
     if matches!(settings.service.dialect, Dialect::Node(_))
         && let Some(script) = half::of_primary(&command, settings.cwd.as_deref())
@@ -87,13 +86,9 @@ fn put_program(run: &mut args::Run) -> Result<Vec<String>, Failure> {
 }
 
 /// A script is what its first line says: of the Node family, perhaps.
-fn see_kind(run: &mut args::Run, around: &Surroundings) {
-    let takes_fd = run.command.iter().any(|word| word.to_string_lossy().contains("{fd}"));
-    let Some(program) = run.command.first().filter(|_| run.kind == Kind::Auto && !takes_fd) else { return };
-    let found = lookup::check(program, around.path.as_deref(), run.cwd.as_deref());
-    if found.is_ok_and(|file| lookup::is_script_for(&file, &NODE_FAMILY)) {
-        run.kind = Kind::Node;
-    }
+fn script_of(program: &OsStr, cwd: Option<&Path>, around: &Surroundings) -> Option<Family> {
+    let file = lookup::check(program, around.path.as_deref(), cwd).ok()?;
+    Family::of(OsStr::new(&lookup::interpreter(&file)?))
 }
 
 /// Says at once what every worker would only say in its own way.

@@ -47,27 +47,22 @@ pub(crate) fn check(program: &OsStr, path: Option<&OsStr>, cwd: Option<&Path>) -
     })
 }
 
-/// Whether a file is a script that says it is for one of these interpreters, or a package manager's shell script that
-/// hands over to one.
-pub(crate) fn is_script_for(file: &Path, interpreters: &[&str]) -> bool {
+/// The program that a script's first line names; of a package manager's shell script, the one it hands over to.
+pub(crate) fn interpreter(file: &Path) -> Option<String> {
     let mut text = Vec::new();
-    let read = File::open(file).and_then(|file| file.take(SCRIPT).read_to_end(&mut text));
-    let Some(rest) = text.strip_prefix(b"#!").filter(|_| read.is_ok()) else { return false };
-    let text = String::from_utf8_lossy(rest);
+    File::open(file).ok()?.take(SCRIPT).read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(text.strip_prefix(b"#!")?).into_owned();
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
-    let named = |word: &str| {
-        let name = word.trim_matches('"').rsplit('/').next().unwrap_or(word);
-        interpreters.contains(&name)
-    };
+    let name = |word: &str| word.trim_matches('"').rsplit('/').next().unwrap_or_default().to_owned();
     // `env -S node --flag`, and names of variables that it sets.
     let mut words = first.split_whitespace().filter(|word| !word.starts_with('-') && !word.contains('='));
-    match words.next() {
-        Some(shell) if shell.ends_with("/sh") => rest
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("exec "))
-            .any(|line| line.split_whitespace().next().is_some_and(named)),
-        Some(env) if env.ends_with("/env") => words.next().is_some_and(named),
-        interpreter => interpreter.is_some_and(named),
+    match words.next()? {
+        shell if shell.ends_with("/sh") => {
+            let mut handed = rest.lines().filter_map(|line| line.trim().strip_prefix("exec "));
+            handed.find_map(|line| line.split_whitespace().next()).map(name)
+        }
+        env if env.ends_with("/env") => words.next().map(name),
+        interpreter => Some(name(interpreter)),
     }
 }
 
@@ -131,31 +126,24 @@ mod tests {
     #[test]
     fn a_script_names_its_interpreter() {
         let file = std::env::temp_dir().join(format!("everycore-script-{}", std::process::id()));
-        let is_node = |text: &str| {
+        let named = |text: &str| {
             fs::write(&file, text).unwrap();
-            is_script_for(&file, &["node", "bun"])
+            interpreter(&file)
         };
         for text in [
             "#!/usr/bin/env node\nx",
             "#!/usr/local/bin/node --title=x",
             "#!/usr/bin/env -S node --no-warnings\n",
-            "#!/usr/bin/env bun",
             "#!/bin/sh\nif [ -x x ]; then\n  exec \"$basedir/node\"  \"$basedir/x.js\" \"$@\"\nfi\n",
         ] {
-            assert!(is_node(text), "{text}");
+            assert_eq!(named(text).as_deref(), Some("node"), "{text}");
         }
-        for text in [
-            "",
-            "#!",
-            "#!/bin/sh\nnode x.js",
-            "#!/usr/bin/env python3\nnode",
-            "\x7fELF",
-            "#!/usr/bin/nodeenv",
-        ] {
-            assert!(!is_node(text), "{text}");
+        assert_eq!(named("#!/usr/bin/env python3\nnode").as_deref(), Some("python3"));
+        for text in ["", "#!", "#!/bin/sh\nnode x.js", "\x7fELF"] {
+            assert_eq!(named(text), None, "{text}");
         }
         fs::remove_file(&file).unwrap();
-        assert!(!is_script_for(&file, &["node"]));
+        assert_eq!(interpreter(&file), None);
     }
 
     #[test]

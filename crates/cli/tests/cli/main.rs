@@ -10,6 +10,7 @@ mod harness;
 mod node;
 mod reload;
 mod run;
+mod runtimes;
 mod sockets;
 mod terminal;
 mod transcripts;

@@ -335,8 +335,8 @@ impl Driver {
             Notice::Spawned { worker, .. } => Event::Fork { worker: self.info(worker) },
             Notice::Online { worker } => Event::Online { worker: self.info(worker) },
             Notice::Listening { worker, listener } => {
-                let Some(listening) = self.listeners.get(listener) else { return };
-                Event::Listening { worker: self.info(worker), address: listening.bound.address.clone() }
+                let Some(address) = self.listeners.address(listener).cloned() else { return };
+                Event::Listening { worker: self.info(worker), address }
             }
             Notice::Ready { worker } => {
                 self.readying.forget(worker);

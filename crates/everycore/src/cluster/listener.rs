@@ -69,6 +69,8 @@ pub(crate) struct Listeners {
     /// Numbers the connections that were peeked at.
     pub(super) last_peek: u32,
     pub(super) touched: Vec<WorkerId>,
+    /// Addresses that workers have bound for themselves.
+    own: BTreeMap<ListenerKey, BoundAddress>,
     /// Every slot has a socket of its own on each address.
     pub(crate) one_per_slot: bool,
     /// Connections handed over since the start.
@@ -109,6 +111,25 @@ impl Listeners {
             },
         );
         key
+    }
+
+    /// Knows an address that a worker has bound for itself; `None` when there are too many to be true.
+    pub(crate) fn note_own(&mut self, address: BoundAddress) -> Option<ListenerKey> {
+        if let Some((key, _)) = self.own.iter().find(|(_, known)| **known == address) {
+            return Some(*key);
+        }
+        if self.own.len() >= PER_WORKER {
+            return None;
+        }
+        self.last += 1;
+        let key = ListenerKey::new(self.last);
+        self.own.insert(key, address);
+        Some(key)
+    }
+
+    /// Where a listener is, whoever has bound it.
+    pub(crate) fn address(&self, key: ListenerKey) -> Option<&BoundAddress> {
+        self.by_key.get(&key).map(|listening| &listening.bound.address).or_else(|| self.own.get(&key))
     }
 
     /// Finds or binds what a worker asks for.

@@ -21,6 +21,9 @@ use crate::wire::Codec;
 /// Answers that may wait for the peer to read. Beyond, nothing more is read from a peer that only ever sends.
 const ANSWERS: usize = 64 * 1024;
 
+/// Bun puts this in front of its libraries' messages, where Node tells them by their `cmd` alone.
+const MARK: u8 = 2;
+
 /// What a connection to Node has beyond any other.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -31,6 +34,8 @@ pub(super) struct Node {
     undelivered: VecDeque<Outgoing>,
     pub(super) refused: u64,
     pub(super) book: Arc<Book>,
+    /// The peer marks its libraries' messages, and expects that of ours.
+    marks: bool,
 }
 
 impl Node {
@@ -42,6 +47,7 @@ impl Node {
             undelivered: VecDeque::new(),
             refused: 0,
             book: Arc::new(Book::default()),
+            marks: false,
         }
     }
 }
@@ -66,6 +72,12 @@ impl Connection {
     /// Whether nothing more should be read before the answers so far are written.
     pub(super) fn owes_too_much(&self) -> bool {
         self.outbox.urgent() > ANSWERS
+    }
+
+    /// Whether the peer has shown to be Bun, by how its `json` messages look. It cannot take handles in messages of the
+    /// library.
+    pub fn is_bun(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| node.marks)
     }
 
     /// How this codec writes payloads.

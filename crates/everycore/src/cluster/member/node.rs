@@ -277,7 +277,7 @@ mod tests {
 
     fn query() -> Query {
         let what = Asked::Stream { address: Address::Any { port: 0 }, only_v6: false };
-        Query { what, index: 0, backlog: None, data: Value::Null, all: (false, false) }
+        Query { what, index: 0, backlog: None, data: Value::Null, all: (false, false), is_own: false }
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub(crate) struct Query {
     pub(crate) data: Value,
     /// Access for everybody to a Unix socket: `readableAll`, `writableAll`.
     pub(crate) all: (bool, bool),
+    /// Our script tells of a server that never asked.
+    pub(crate) is_own: bool,
 }
 
 /// The address of a [`Query`].
@@ -114,6 +116,7 @@ impl Query {
                 .map(|backlog| u32::try_from(backlog).unwrap_or(u32::MAX)),
             data,
             all: (truth(fields, "readableAll"), truth(fields, "writableAll")),
+            is_own: truth(fields, "everycore:own"),
         })
     }
 }
@@ -334,6 +337,7 @@ mod tests {
             backlog: None,
             data: Value::Null,
             all: (false, false),
+            is_own: false,
         };
         assert_eq!(query, FromNode::QueryServer { seq: 1, query: Ok(expected) });
         assert_eq!(

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use serde_json::Value;
 
 use super::acts::{self, Asked, FromNode, Query};
-use crate::address::Address;
+use crate::address::{Address, BoundAddress};
 use crate::cluster::driver::Driver;
 use crate::cluster::event::Event;
 use crate::cluster::member::{Answer, Node, Side};
@@ -41,7 +41,7 @@ impl Driver {
             FromNode::QueryServer { .. } if self.core.is_leaving(worker) => {}
             FromNode::QueryServer { seq, query } => self.query_server(worker, seq, query),
             FromNode::Listening { query } => {
-                if let Some(listener) = self.find(worker, &query) {
+                if let Some(listener) = self.find(worker, &query).or_else(|| self.own(worker, &query)) {
                     self.listening(worker, listener);
                 }
             }
@@ -77,6 +77,12 @@ impl Driver {
     }
 
     fn grant_to_node(&mut self, worker: WorkerId, query: Query) -> Result<Granted, ListenFailure> {
+        if self.is_bun(worker) {
+            return Err(ListenFailure {
+                errno: Errno::OPNOTSUPP.raw_os_error(),
+                message: "Bun takes no socket from its primary, so only its HTTP servers are spread over workers (node:http, Bun.serve); run net and dgram servers with node".into(),
+            });
+        }
         let key = match &query.what {
             Asked::Descriptor(number) => self.listeners.grant_numbered(worker, place(*number))?,
             Asked::Stream { .. } | Asked::Datagram { .. } => {
@@ -87,6 +93,7 @@ impl Driver {
         let slot = self.info(worker).slot;
         let Some(listening) = self.listeners.get(key) else { return Err(invalid("the listener closed")) };
         let address = listening.bound.address.clone();
+        let slot = self.info(worker).slot;
         let by_hand = self.mode == Mode::HandOff && !matches!(query.what, Asked::Datagram { .. });
         let shared = match by_hand {
             true => None,
@@ -107,6 +114,25 @@ impl Driver {
     fn find(&self, worker: WorkerId, query: &Query) -> Option<ListenerKey> {
         let Side::Node(node) = &self.members.get(&worker)?.side else { return None };
         node.find(query, |key| self.listeners.get(key)?.bound.address.port())
+    }
+
+    /// What a worker has bound for itself: Bun never asks, and our script tells what else does not.
+    fn own(&mut self, worker: WorkerId, query: &Query) -> Option<ListenerKey> {
+        let address = match &query.what {
+            Asked::Stream { address: Address::Tcp(at), .. } => BoundAddress::Tcp(*at),
+            Asked::Stream { address: Address::Any { port }, .. } => {
+                BoundAddress::Tcp((Ipv6Addr::UNSPECIFIED, *port).into())
+            }
+            Asked::Stream { address: Address::Unix(path), .. } => BoundAddress::Unix(path.clone()),
+            _ => return None,
+        };
+        let told = query.is_own || self.is_bun(worker);
+        if told { self.listeners.note_own(address) } else { None }
+    }
+
+    fn is_bun(&self, worker: WorkerId) -> bool {
+        let link = self.members.get(&worker).and_then(|member| member.link.as_ref());
+        link.is_some_and(|link| link.connection.is_bun())
     }
 
     fn close_server(&mut self, worker: WorkerId, key: &str) {

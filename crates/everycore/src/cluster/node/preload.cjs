@@ -25,7 +25,61 @@ if (settings !== undefined && cluster.isWorker && typeof process.send === 'funct
   delete process.env.EVERYCORE_PRELOAD;
   if (before === null) delete process.env[variable];
   else process.env[variable] = before;
+  if (globalThis.Bun) tellOwnServers(globalThis.Bun);
+  if (globalThis.Deno) {
+    letProgramStart();
+    tellOwnServers(
+      globalThis.Deno,
+      ': every worker but the first finds its port taken; serve with node:http, or with reusePort: true and --unstable-net',
+    );
+  }
   leaveGently(Math.min(LAST_REQUEST, drain / 2), report());
+}
+
+/**
+ * Servers of the runtime's own that never ask the primary: it hears where they listen. Bun shares their port among
+ * workers by itself. Deno does where it is told to, else one worker has it, and the others hear what to do.
+ */
+function tellOwnServers(runtime, hint) {
+  const { serve } = runtime;
+  const { send } = process;
+  runtime.serve = function (...args) {
+    let server;
+    try {
+      server = serve.apply(this, args);
+    } catch (error) {
+      if (hint !== undefined && error.name === 'AddrInUse') error.message += hint;
+      throw error;
+    }
+    const at = whereItListens(server.addr ?? server.address);
+    send.call(process, { cmd: 'NODE_CLUSTER', act: 'listening', ...at, 'everycore:own': true });
+    return server;
+  };
+}
+
+/** In the cluster module's words. */
+function whereItListens(at) {
+  const path = typeof at === 'string' ? at : at.path;
+  if (path !== undefined) return { address: path, port: -1, addressType: -1 };
+  const address = at.hostname ?? at.address;
+  return { address, port: at.port, addressType: address.includes(':') ? 6 : 4 };
+}
+
+/** Deno runs what is loaded first to its end, which an open channel would put off for ever. */
+function letProgramStart() {
+  process.channel.unref();
+  const keep = () => process.channel?.ref();
+  const ask = cluster._getServer;
+  cluster._getServer = function (...args) {
+    cluster._getServer = ask;
+    keep();
+    return ask.apply(this, args);
+  };
+  process.on('newListener', function started(event) {
+    if (event !== 'message') return;
+    process.off('newListener', started);
+    keep();
+  });
 }
 
 /** Reports connections and delays; returns what is to be called ahead of work, so that a loop it holds up shows. */

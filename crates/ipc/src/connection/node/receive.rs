@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::size;
+use super::{MARK, size};
 use crate::connection::{ChannelError, Connection};
 use crate::handle::{Handle, HandleKind};
 use crate::handoff::{Answer, Settled};
@@ -16,6 +16,7 @@ const UNDELIVERED: usize = 256;
 impl Connection {
     /// Deals with a frame; `None` if there is nothing in it for the program or the library above.
     pub(in crate::connection) fn take_node(&mut self, span: &Span) -> Result<Option<Incoming>, ChannelError> {
+        let span = &self.without_mark(span);
         let payload = &self.inbox.bytes()[span.payload.clone()];
         let (heard, mended) = match self.codec {
             Codec::Advanced => (advanced::read(payload, &self.limits)?, None),
@@ -41,6 +42,16 @@ impl Connection {
                 Ok(None)
             }
         }
+    }
+
+    /// The frame without what Bun puts in front of it.
+    fn without_mark(&mut self, span: &Span) -> Span {
+        let mut span = span.clone();
+        if self.codec == Codec::Json && self.inbox.bytes()[span.payload.clone()].first() == Some(&MARK) {
+            span.payload.start += 1;
+            self.node().marks = true;
+        }
+        span
     }
 
     fn take_payload(&mut self, frame: Frame<'_>, payload: Payload) -> Message {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use bytes::Bytes;
 use rustix::net::{AddressFamily, sockopt};
 
-use super::size;
+use super::{MARK, size};
 use crate::connection::outbox::{SHARE, WITH_HANDLES};
 use crate::connection::{Connection, SendError};
 use crate::handle::HandleKind;
@@ -22,7 +22,8 @@ impl Connection {
             Err(refusal) => return Err(refusal.into_error(self.codec, outgoing)),
         };
         if outgoing.message.handles().is_empty() {
-            self.queue_plain(payload);
+            let marked = outgoing.kind == Kind::Internal && self.is_bun();
+            self.queue_plain(if marked { [&[MARK], &payload[..]].concat().into() } else { payload });
             return Ok(());
         }
         // A socket that can block would freeze the Node process that gets it.
