@@ -42,6 +42,7 @@ pub use everycore_core::{
     SlotState, Snapshot, Sticky, Totals, UnknownPolicy, Urgency, WhenFull, WorkerId, WorkerSnapshot,
 };
 pub use handle::{Primary, Reply};
+pub use node::{NodeSettings, WorkerPipes, WorkerStdio};
 pub use program::{Dialect, Serialization, WorkerCommand, WorkerSpec};
 pub use route::{Class, Opening, Route, Routing};
 
@@ -328,6 +329,17 @@ impl Cluster {
     #[must_use]
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.dialect = dialect;
+        self
+    }
+
+    /// Workers are Node programs, started by these settings instead of [`exec`](Self::exec) and [`args`](Self::args).
+    /// As with Node's `setupPrimary`, a further call changes what it sets and keeps the rest; while the cluster runs,
+    /// [`Primary::setup_primary`](crate::Primary::setup_primary) is that call.
+    #[must_use]
+    pub fn setup_primary(mut self, settings: NodeSettings) -> Self {
+        let node = self.program.node.get_or_insert_default();
+        node.set(settings);
+        self.dialect = Dialect::Node(node.serialization.unwrap_or_default());
         self
     }
 

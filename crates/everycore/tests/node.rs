@@ -20,5 +20,7 @@ mod listen;
 mod messages;
 #[path = "node/preload.rs"]
 mod preload;
+#[path = "node/settings.rs"]
+mod settings;
 #[path = "node/shutdown.rs"]
 mod shutdown;

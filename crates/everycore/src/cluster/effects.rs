@@ -13,7 +13,7 @@ use super::driver::Driver;
 use super::event::{Event, WorkerInfo};
 use super::handle::QUEUED_BYTES;
 use super::member::{Library, Link, Member, Node, Side};
-use super::node::acts;
+use super::node::{NodeSettings, WorkerPipes, acts};
 use super::program::{Dialect, Serialization, WorkerCommand, WorkerSpec, environment};
 use super::sources::Wake;
 use crate::protocol::{CHANNEL_VARIABLE, ToWorker, Welcome};
@@ -92,7 +92,11 @@ impl Driver {
             Dialect::Everycore => self.greet(info, link).map_err(system("page of counters"))?,
             Dialect::Node(_) => Member::new(info, link, Side::Node(Node::default())),
         };
-        let spawned = self.start(&spec, command, &theirs)?;
+        let (standard, pipes) = match &self.program.node {
+            Some(node) => node.open().map_err(system("the worker's standard input and output"))?,
+            None => ([None, None, None], WorkerPipes::default()),
+        };
+        let spawned = self.start(&spec, command, &theirs, standard)?;
         drop(theirs);
         let pid = spawned.pid;
         if let Err(error) = self.watch(worker, &member, &spawned) {
@@ -105,6 +109,9 @@ impl Driver {
         self.members.insert(worker, member);
         self.flush_channel(worker);
         self.readying.started(worker, pid);
+        if self.program.node.is_some() {
+            self.shared.piped(info.id, pipes);
+        }
         Ok(pid)
     }
 
@@ -169,11 +176,16 @@ impl Driver {
         spec: &WorkerSpec,
         command: WorkerCommand,
         channel: &OwnedFd,
+        [stdin, stdout, stderr]: [Option<OwnedFd>; 3],
     ) -> Result<Spawned, String> {
         let channel_number = FIRST_DESCRIPTOR + spec.listeners.len() as i32;
         let mut spawn = Spawn::new(command.program);
         spawn.args = command.args;
         spawn.cwd = self.program.cwd.clone();
+        if let Some(node) = &self.program.node {
+            spawn.cwd = node.cwd.clone().or(spawn.cwd);
+            (spawn.uid, spawn.gid) = (node.uid, node.gid);
+        }
         let mut variables = self.variables(spec, channel, channel_number, command.env)?;
         if matches!(self.dialect, Dialect::Node(_)) {
             self.preload(&spawn, &mut variables);
@@ -186,11 +198,20 @@ impl Driver {
         let inherited = self.listeners.inherited_by(spec.slot).take(spec.listeners.len());
         spawn.descriptors = inherited.into_iter().zip(FIRST_DESCRIPTOR..).collect();
         spawn.descriptors.push((channel.as_fd(), channel_number));
-        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-        spawn.descriptors.push((stdin.as_fd(), 0));
-        spawn.descriptors.push((command.stdout.as_ref().map_or(stdout.as_fd(), |fd| fd.as_fd()), 1));
-        spawn.descriptors.push((command.stderr.as_ref().map_or(stderr.as_fd(), |fd| fd.as_fd()), 2));
+        let ours = (io::stdin(), io::stdout(), io::stderr());
+        let (stdout, stderr) = (command.stdout.or(stdout), command.stderr.or(stderr));
+        spawn.descriptors.push((stdin.as_ref().map_or(ours.0.as_fd(), AsFd::as_fd), 0));
+        spawn.descriptors.push((stdout.as_ref().map_or(ours.1.as_fd(), AsFd::as_fd), 1));
+        spawn.descriptors.push((stderr.as_ref().map_or(ours.2.as_fd(), AsFd::as_fd), 2));
         everycore_sys::spawn(&spawn).map_err(|error| error.to_string())
+    }
+
+    /// A further call of `setupPrimary`: for the next workers.
+    pub(super) fn setup_primary(&mut self, settings: NodeSettings) {
+        if let Some(node) = &mut self.program.node {
+            node.set(settings);
+            self.dialect = Dialect::Node(node.serialization.unwrap_or_default());
+        }
     }
 
     /// Has the program load our script first.
@@ -318,6 +339,7 @@ impl Driver {
             }
         }
         self.shared.disconnected(worker.get());
+        self.shared.unpiped(worker.get());
         self.listeners.forget(worker);
         self.readying.forget(worker);
     }

@@ -17,6 +17,7 @@ use everycore_sys::eventfd::EventFd;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::node::{NodeSettings, WorkerPipes};
 use crate::error::{Error, Result};
 
 /// Orders waiting for the primary's thread beyond which new ones are refused: a callback that sends in a loop, or
@@ -38,6 +39,7 @@ pub(crate) enum Order {
     Scale { workers: u32 },
     RotateSecrets,
     Stop { urgency: Urgency },
+    SetupPrimary { settings: Box<NodeSettings> },
     Snapshot { reply: oneshot::Sender<Snapshot> },
 }
 
@@ -57,6 +59,8 @@ pub(crate) struct Shared {
     /// Bytes on their way to each worker that is connected.
     queued: Mutex<BTreeMap<u32, Arc<AtomicUsize>>>,
     state: Mutex<State>,
+    /// Our ends of workers' pipes that nobody has taken.
+    pipes: Mutex<BTreeMap<u32, WorkerPipes>>,
 }
 
 #[derive(Default)]
@@ -69,7 +73,13 @@ struct State {
 
 impl Shared {
     pub(crate) fn new(wake: EventFd) -> Arc<Self> {
-        Arc::new(Self { orders: Mutex::default(), wake, queued: Mutex::default(), state: Mutex::default() })
+        Arc::new(Self {
+            orders: Mutex::default(),
+            wake,
+            queued: Mutex::default(),
+            state: Mutex::default(),
+            pipes: Mutex::default(),
+        })
     }
 
     pub(crate) fn wake(&self) -> &EventFd {
@@ -105,6 +115,15 @@ impl Shared {
         let queued = Arc::new(AtomicUsize::new(0));
         lock(&self.queued).insert(worker, Arc::clone(&queued));
         queued
+    }
+
+    pub(crate) fn piped(&self, worker: u32, pipes: WorkerPipes) {
+        lock(&self.pipes).insert(worker, pipes);
+    }
+
+    /// The worker is gone; who wanted its pipes has them.
+    pub(crate) fn unpiped(&self, worker: u32) {
+        lock(&self.pipes).remove(&worker);
     }
 
     pub(crate) fn disconnected(&self, worker: u32) {
@@ -241,6 +260,20 @@ impl Primary {
     /// [`Error::PrimaryGone`].
     pub fn kill(&self, worker: u32, signal: i32) -> Result<()> {
         self.shared.give(Order::Kill { worker, signal })
+    }
+
+    /// Changes how Node workers are started, as a further call of Node's `setupPrimary` does: what is set here goes for
+    /// workers forked from now on, and those that run stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::PrimaryGone`]. Of a cluster whose workers are no Node programs nothing changes.
+    pub fn setup_primary(&self, settings: NodeSettings) -> Result<()> {
+        self.shared.give(Order::SetupPrimary { settings: Box::new(settings) })
+    }
+
+    /// Our ends of a worker's pipes, where [`NodeSettings`] ask for some. Once; until the worker's exit has been told.
+    pub fn take_pipes(&self, worker: u32) -> Option<WorkerPipes> {
+        lock(&self.shared.pipes).remove(&worker)
     }
 
     /// Replaces every worker, new one ready before the old one leaves.

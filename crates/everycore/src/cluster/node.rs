@@ -3,6 +3,8 @@
 pub(crate) mod acts;
 mod answers;
 mod preload;
+mod settings;
 
 pub(in crate::cluster) use answers::unconfirmed;
 pub(in crate::cluster) use preload::Preload;
+pub use settings::{NodeSettings, WorkerPipes, WorkerStdio};

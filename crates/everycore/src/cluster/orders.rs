@@ -145,6 +145,7 @@ impl Driver {
             Order::Scale { workers } => self.order(CoreEvent::Scale { workers }),
             Order::RotateSecrets => self.rotate_secrets(),
             Order::Stop { urgency } => self.order(CoreEvent::Stop { urgency }),
+            Order::SetupPrimary { settings } => self.setup_primary(*settings),
             Order::Snapshot { reply } => {
                 let _ = reply.send(self.core.snapshot());
             }

@@ -8,6 +8,8 @@ use std::{fmt, io};
 
 use super::route::Launch;
 
+use super::node::NodeSettings;
+
 /// Variables that would mislead a worker if they came from this process's own environment.
 const STALE: [&str; 15] = [
     "NODE_CHANNEL_FD",
@@ -117,6 +119,8 @@ pub(crate) struct Program {
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) cwd: Option<PathBuf>,
     pub(crate) command: Option<CommandFn>,
+    /// How Node workers are started, instead of `exec` and `args`.
+    pub(crate) node: Option<NodeSettings>,
     pub(crate) inherit_listeners: bool,
     /// What the workers of each class are given besides.
     pub(crate) launches: BTreeMap<String, Launch>,
@@ -125,7 +129,7 @@ pub(crate) struct Program {
 impl Program {
     /// Fixes what "this program" means while the file is surely still there.
     pub(crate) fn resolve(&mut self) -> io::Result<()> {
-        if self.command.is_none() && self.exec.is_none() {
+        if self.command.is_none() && self.node.is_none() && self.exec.is_none() {
             self.exec = Some(std::env::current_exe()?.into());
         }
         Ok(())
@@ -133,17 +137,19 @@ impl Program {
 
     /// What tools call the cluster unless told otherwise.
     pub(crate) fn default_name(&self) -> String {
-        self.exec
-            .as_deref()
+        let script = self.node.as_ref().and_then(|node| node.exec.as_deref());
+        script
+            .or(self.exec.as_deref())
             .map(std::path::Path::new)
             .and_then(std::path::Path::file_stem)
             .map_or_else(|| "app".into(), |stem| stem.to_string_lossy().into_owned())
     }
 
     pub(crate) fn command(&mut self, spec: &WorkerSpec) -> io::Result<WorkerCommand> {
-        let mut command = match &mut self.command {
-            Some(decide) => decide(spec)?,
-            None => WorkerCommand::new(
+        let mut command = match (&mut self.command, &self.node) {
+            (Some(decide), _) => decide(spec)?,
+            (None, Some(node)) => node.command()?,
+            (None, None) => WorkerCommand::new(
                 self.exec.clone().unwrap_or_default(),
                 self.args.clone().unwrap_or_else(|| std::env::args_os().skip(1).collect()),
             ),
