@@ -248,3 +248,32 @@ fn many_short_connections_are_all_served() {
         assert_eq!(served, 400, "{policy}");
     }
 }
+
+#[test]
+fn who_connects_right_after_a_kill_is_served() {
+    let node = need_node!();
+    for policy in [Policy::RoundRobin, Policy::Least, Policy::Shared] {
+        if node.kind == Kind::Bun || node.kind == Kind::Deno && policy == Policy::Shared {
+            continue;
+        }
+        let program = "report(http.createServer((q, r) => r.end('served')), 0, '127.0.0.1')";
+        let nodes = Nodes::start(
+            node.cluster(program).workers(2).policy(policy).restart(everycore::RestartSettings::default()),
+        );
+        let at = nodes.all_listen(2);
+        for _ in 0..8 {
+            let workers = nodes.primary().snapshot().unwrap().workers;
+            let victim = workers.iter().find_map(|worker| worker.pid).unwrap();
+            let victim = rustix::process::Pid::from_raw(i32::try_from(victim).unwrap()).unwrap();
+            rustix::process::kill_process(victim, rustix::process::Signal::KILL).unwrap();
+            let mut clients: Vec<_> = (0..8).map(|_| connect(at)).collect();
+            for client in &mut clients {
+                client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+            }
+            for client in clients {
+                assert!(read_all(client).unwrap().ends_with("served"), "{policy}");
+            }
+            nodes.listening();
+        }
+    }
+}
