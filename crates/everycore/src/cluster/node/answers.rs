@@ -93,7 +93,6 @@ impl Driver {
         let slot = self.info(worker).slot;
         let Some(listening) = self.listeners.get(key) else { return Err(invalid("the listener closed")) };
         let address = listening.bound.address.clone();
-        let slot = self.info(worker).slot;
         let by_hand = self.mode == Mode::HandOff && !matches!(query.what, Asked::Datagram { .. });
         let shared = match by_hand {
             true => None,

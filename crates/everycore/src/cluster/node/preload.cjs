@@ -37,12 +37,19 @@ if (settings !== undefined && cluster.isWorker && typeof process.send === 'funct
 }
 
 /**
- * Servers of the runtime's own that never ask the primary: it hears where they listen. Bun shares their port among
+ * Servers of the runtime's own that never ask the primary: it hears where they listen, and they end with the others
+ * when the worker is told to leave. Bun shares their port among
  * workers by itself. Deno does where it is told to, else one worker has it, and the others hear what to do.
  */
 function tellOwnServers(runtime, hint) {
   const { serve } = runtime;
   const { send } = process;
+  const servers = new Set();
+  process.on('internalMessage', (message) => {
+    if (message?.cmd !== 'NODE_CLUSTER' || message.act !== 'disconnect') return;
+    for (const server of servers) (server.shutdown ?? server.stop).call(server);
+    servers.clear();
+  });
   runtime.serve = function (...args) {
     let server;
     try {
@@ -51,6 +58,7 @@ function tellOwnServers(runtime, hint) {
       if (hint !== undefined && error.name === 'AddrInUse') error.message += hint;
       throw error;
     }
+    servers.add(server);
     const at = whereItListens(server.addr ?? server.address);
     send.call(process, { cmd: 'NODE_CLUSTER', act: 'listening', ...at, 'everycore:own': true });
     return server;
