@@ -129,7 +129,7 @@ impl HandOffs {
     }
 
     pub(crate) fn serves(&self, listener: ListenerKey) -> bool {
-        self.listeners.contains(&listener)
+        self.listeners.binary_search(&listener).is_ok()
     }
 
     /// Whether it may hold connections of this listener.

@@ -1,7 +1,7 @@
 //! The page of counters that a worker writes and its primary reads.
 //!
 //! A sealed memfd, mapped by both. The first half is written by the worker alone (what it took, finished and closed,
-//! and whether it is awake), the second by the primary alone (when it wants to be woken). They are hints: the primary
+//! and whether it is awake), the second by the primary alone (how many it sent, and when it wants to be woken). They are hints: the primary
 //! reads plain numbers, clamps them and never lets them go back, so a hostile worker can only harm itself.
 //! Neighbour: [`crate::eventfd`] is the bell that is rung when the primary wants to be woken.
 
@@ -70,6 +70,14 @@ impl WorkerPage {
     /// Counts one connection taken. Call before the program gets it.
     pub fn add_taken(&self) {
         self.map.cells().taken.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether every connection that the primary says it has sent was taken, so that looking for another is in vain. False
+    /// where the primary does not say.
+    pub fn has_taken_all(&self) -> bool {
+        let cells = self.map.cells();
+        let sent = cells.sent.load(Ordering::Acquire);
+        sent != 0 && sent == cells.taken.load(Ordering::Relaxed)
     }
 
     /// Counts connections whose first turn is over; true when the primary wants to be woken for it.
@@ -158,6 +166,12 @@ impl PrimaryPage {
         *seen
     }
 
+    /// Says how many connections the worker was sent in all, those not counted that came back. Never fewer than are in its
+    /// channel: say so before sending, and after taking back.
+    pub fn set_sent(&self, sent: u64) {
+        self.map.cells().sent.store(sent, Ordering::Release);
+    }
+
     /// Asks to be woken once `ready` has reached `at_ready`, or, with `when_idle`, once the worker's loop waits.
     ///
     /// Read the counters once more after it and before sleeping: what the worker did in between rings no bell.
@@ -211,6 +225,8 @@ struct Cells {
     wish: AtomicU32,
     /// Zero: never.
     wake_at_closed: AtomicU64,
+    /// Zero: nothing yet, or not told.
+    sent: AtomicU64,
 }
 
 const _: () = assert!(std::mem::offset_of!(Cells, wake_at_ready) == 128 && size_of::<Cells>() <= LEN);

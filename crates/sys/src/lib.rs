@@ -17,6 +17,7 @@
 //! | [`limits`] | how many descriptors this process may open |
 //! | [`cpu`] | how many processors this process may use |
 //! | [`random`] | bytes for keys |
+//! | [`descriptors`] | closes many descriptors with few calls |
 //! | [`port_owner`] | which program holds a port that is taken |
 
 #[cfg(not(target_os = "linux"))]
@@ -25,6 +26,7 @@ compile_error!("everycore runs on Linux 5.9 or newer; other systems are not supp
 pub mod accept;
 pub mod counters;
 pub mod cpu;
+pub mod descriptors;
 pub mod eventfd;
 pub mod inherit;
 pub mod limits;

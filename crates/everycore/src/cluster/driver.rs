@@ -1,9 +1,11 @@
 //! The only loop: wait, tell the core what happened, carry out what it decided.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Slot, Time, WorkerId};
+use everycore_sys::descriptors::close_together;
 use everycore_sys::eventfd::EventFd;
 use everycore_sys::signals::{self, SignalPipe};
 
@@ -70,14 +72,14 @@ pub(crate) struct Driver {
     pub(super) started: Instant,
     /// Numbers the messages to Node workers, one series for all as Node has it.
     pub(super) seq: i64,
+    /// Our copies of connections that were handed over in this turn.
+    gone: Vec<OwnedFd>,
     tick: Duration,
     wakes: Vec<Wake>,
     /// Listeners with connections, as the last wait said.
     arriving: Vec<ListenerKey>,
     /// The last turn accepted something: while the rate is high, the next one gathers before it looks again.
     busy: bool,
-    /// The last wait gathered: it did not look which listeners have connections.
-    gathered: bool,
 }
 
 impl Driver {
@@ -172,11 +174,11 @@ impl Driver {
             pictured: false,
             started,
             seq: 0,
+            gone: Vec::new(),
             tick: TICK.0,
             wakes: Vec::new(),
             arriving: Vec::new(),
             busy: false,
-            gathered: false,
         })
     }
 
@@ -299,8 +301,13 @@ impl Driver {
             && self.busy
             && let Some(gathering) = self.core.gather(self.now())
         {
-            self.gathered = true;
-            return self.sources.wait(Listen::Off, Some(gathering), &mut self.wakes);
+            self.sources.wait(Listen::Off, Some(gathering), &mut self.wakes)?;
+            match self.listeners.only_watched() {
+                // The one that was busy before: trying to accept says all there is to know.
+                Some(key) => self.wakes.push(Wake::Listener(key)),
+                None => self.sources.look(&mut self.wakes)?,
+            }
+            return Ok(());
         }
         let listen = self.settle_starvation()?;
         let limit = if idle { self.time_to_wait() } else { Some(Duration::ZERO) };
@@ -333,8 +340,7 @@ impl Driver {
             self.wakes.extend(over.into_iter().map(Wake::Listener));
             return Ok(Listen::Off);
         }
-        let all = self.listeners.iter().filter(|(_, l)| l.is_watched()).all(|(_, l)| l.starved);
-        if all && !starved.is_empty() {
+        if self.listeners.all_starved() {
             return Ok(Listen::Off);
         }
         // Others are served on: only the starved ones must not wake us for every connection.
@@ -355,8 +361,7 @@ impl Driver {
     }
 
     fn unwish(&mut self) {
-        let starved = self.listeners.iter().any(|(_, listening)| listening.starved);
-        if starved || self.listeners.waited_on().next().is_some() {
+        if !self.listeners.starved().is_empty() || self.listeners.waited_on().next().is_some() {
             self.members.values_mut().for_each(|member| member.unwish());
         }
     }
@@ -408,13 +413,8 @@ impl Driver {
 
     /// Accepts where connections wait, after taking back what stuck workers hold.
     fn serve_listeners(&mut self) {
-        let gathered = std::mem::take(&mut self.gathered);
         if self.mode == Mode::Shared {
             return;
-        }
-        if gathered {
-            let all = self.listeners.iter().filter(|(_, listening)| listening.is_watched());
-            self.arriving.extend(all.map(|(key, _)| key));
         }
         self.observe();
         self.relieve_stuck();
@@ -447,6 +447,7 @@ impl Driver {
         while let Some(worker) = self.listeners.touched() {
             self.flush_handoffs(worker);
         }
+        close_together(&mut self.gone);
         let watch = !matches!(drained, Drained::Paused | Drained::Unserved);
         if drained == Drained::Paused && self.listeners.get(key).is_some_and(|l| l.is_watched()) {
             self.tell(Event::Warning {
@@ -481,7 +482,7 @@ impl Driver {
     /// Sends what was assigned to a worker; what does not fit is next for somebody else.
     pub(super) fn flush_handoffs(&mut self, worker: WorkerId) {
         let Some(member) = self.members.get_mut(&worker) else { return };
-        let left = member.flush_handoffs(&mut self.seq);
+        let left = member.flush_handoffs(&mut self.seq, &mut self.gone);
         let is_node = matches!(member.side, Side::Node(_));
         if !left.is_empty() {
             self.core.returned(worker, left.len() as u64);
@@ -507,6 +508,7 @@ impl Driver {
                     self.hand_out(arrival, turn, &staying);
                 }
                 staying.into_iter().for_each(|(worker, _)| self.flush_handoffs(worker));
+                close_together(&mut self.gone);
             }
         }
         if self.core.snapshot().stopping {

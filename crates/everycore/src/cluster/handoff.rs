@@ -61,14 +61,19 @@ impl HandOff {
         self.on
     }
 
+    /// Whether the next flush has nothing to send.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
     /// Adds a connection to what the next [`flush`](Self::flush) sends.
     pub(crate) fn push(&mut self, arrival: Arrival) {
         debug_assert_eq!(arrival.on, self.on, "a channel belongs to one listener");
         self.batch.push(arrival);
     }
 
-    /// Sends the batch; our copies of what went are closed. Gives back what did not fit.
-    pub(crate) fn flush(&mut self) -> Vec<Arrival> {
+    /// Sends the batch; our copies of what went are `gone`, to be closed in this turn. Gives back what did not fit.
+    pub(crate) fn flush(&mut self, gone: &mut Vec<OwnedFd>) -> Vec<Arrival> {
         let mut sent = 0;
         while sent < self.batch.len() {
             match send_some(&self.near, &self.batch[sent..]) {
@@ -77,7 +82,7 @@ impl HandOff {
             }
         }
         let left = self.batch.split_off(sent);
-        self.batch.clear();
+        gone.extend(self.batch.drain(..).map(|arrival| arrival.socket));
         left
     }
 
@@ -128,7 +133,7 @@ mod tests {
         for port in 1..=40 {
             channel.push(arrival(on, port));
         }
-        assert!(channel.flush().is_empty());
+        assert!(channel.flush(&mut Vec::new()).is_empty());
         let mut buffer = [0; record::LEN];
         for port in 1..=3 {
             let (length, socket) = scm_rights::receive_one(&worker, &mut buffer).unwrap().unwrap();
@@ -152,7 +157,7 @@ mod tests {
         for port in 1..=2000 {
             channel.push(arrival(on, port));
         }
-        let left = ports(&channel.flush());
+        let left = ports(&channel.flush(&mut Vec::new()));
         let back = ports(&channel.read_back());
         assert!(!left.is_empty(), "the kernel's buffer has a bound");
         assert_eq!([back, left].concat(), (1..=2000).collect::<Vec<_>>());

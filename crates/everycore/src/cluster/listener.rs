@@ -50,7 +50,7 @@ pub(crate) struct Listening {
     group: Group,
     watched: bool,
     /// Connections may wait and nobody was free for them.
-    pub(crate) starved: bool,
+    pub(super) starved: bool,
     /// Somebody is free, but not for those who are next, and no more can be kept.
     pub(crate) held_up: bool,
     pub(super) pause: Option<Pause>,
@@ -65,6 +65,11 @@ pub(super) struct Pause {
 #[derive(Default)]
 pub(crate) struct Listeners {
     pub(super) by_key: BTreeMap<ListenerKey, Listening>,
+    /// Those that are looked after in each turn, whether epoll names them or not: starved, paused, or with somebody who was
+    /// accepted and waits. A turn must not cost more because there are many others.
+    cared_for: BTreeSet<ListenerKey>,
+    /// How many the loop wakes for.
+    watched: usize,
     last: u32,
     /// Numbers the connections that were peeked at.
     pub(super) last_peek: u32,
@@ -265,10 +270,6 @@ impl Listeners {
         self.by_key.get(&key)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (ListenerKey, &Listening)> {
-        self.by_key.iter().map(|(key, listening)| (*key, listening))
-    }
-
     /// Listeners bound before the workers started.
     pub(crate) fn permanent(&self) -> impl Iterator<Item = (&str, &Bound)> {
         self.by_key.values().filter_map(|listening| Some((listening.name.as_deref()?, &listening.bound)))
@@ -350,13 +351,29 @@ impl Listeners {
         tcp.flat_map(|(key, listening)| listening.group.slots().map(|slot| (*key, slot)))
     }
 
+    /// To be called when what a listener needs may have changed.
+    pub(super) fn care(&mut self, key: ListenerKey) {
+        if self.by_key.get(&key).is_some_and(Listening::needs_care) {
+            self.cared_for.insert(key);
+        } else {
+            self.cared_for.remove(&key);
+        }
+    }
+
+    /// Those that are looked after in each turn.
+    pub(super) fn cared_for(&self) -> impl Iterator<Item = (ListenerKey, &Listening)> {
+        self.cared_for.iter().filter_map(|key| Some((*key, self.by_key.get(key)?)))
+    }
+
     /// Gives up a port.
     pub(crate) fn close(&mut self, key: ListenerKey, sources: &Sources) {
         let Some(mut listening) = self.by_key.remove(&key) else { return };
         listening.peeks.take_all(sources);
         if listening.watched {
+            self.watched -= 1;
             sources.remove(&listening.bound.socket, Wake::Listener(key));
         }
+        self.care(key);
     }
 
     /// Whether a worker was granted this listener.
@@ -375,26 +392,40 @@ impl Listeners {
     pub(crate) fn take_back(&mut self, arrivals: Vec<Arrival>) {
         for arrival in arrivals.into_iter().rev() {
             if let Some(listening) = self.by_key.get_mut(&arrival.on) {
+                let key = arrival.on;
                 listening.homeless.push_front(arrival);
                 listening.starved = true;
+                self.care(key);
             }
         }
     }
 
     /// Keys whose connections wait for a free worker.
     pub(crate) fn starved(&self) -> Vec<ListenerKey> {
-        self.by_key.iter().filter(|(_, listening)| listening.starved).map(|(key, _)| *key).collect()
+        self.cared_for().filter(|(_, listening)| listening.starved).map(|(key, _)| key).collect()
+    }
+
+    /// Whether every listener that the loop wakes for is starved.
+    pub(crate) fn all_starved(&self) -> bool {
+        self.watched > 0
+            && self.cared_for().filter(|(_, one)| one.watched && one.starved).count() == self.watched
+    }
+
+    /// The one listener that the loop wakes for, if it is just one.
+    pub(crate) fn only_watched(&self) -> Option<ListenerKey> {
+        let mut watched = self.by_key.iter().filter(|(_, listening)| listening.watched);
+        if self.watched == 1 { watched.next().map(|(key, _)| *key) } else { None }
     }
 
     /// Keys with connections that wait for one worker each.
     pub(crate) fn waited_on(&self) -> impl Iterator<Item = ListenerKey> {
-        self.by_key.iter().filter(|(_, listening)| !listening.room.is_empty()).map(|(key, _)| *key)
+        self.cared_for().filter(|(_, listening)| !listening.room.is_empty()).map(|(key, _)| key)
     }
 
     /// Keys where such a wait is over.
     pub(crate) fn waits_over(&self, core: &Primary, now: Time) -> Vec<ListenerKey> {
-        let over = self.by_key.iter().filter(|(key, listening)| listening.room.is_over(**key, core, now));
-        over.map(|(key, _)| *key).collect()
+        let over = self.cared_for().filter(|(key, listening)| listening.room.is_over(*key, core, now));
+        over.map(|(key, _)| key).collect()
     }
 
     /// Watches a listener that is handed off, or stops watching it: between the two a worker that becomes free is
@@ -407,6 +438,7 @@ impl Listeners {
                 false => sources.remove(&listening.bound.socket, Wake::Listener(key)),
             }
             listening.watched = watch;
+            self.watched = if watch { self.watched + 1 } else { self.watched - 1 };
         }
         Ok(())
     }
@@ -415,6 +447,7 @@ impl Listeners {
     pub(crate) fn starve(&mut self, key: ListenerKey) -> Drained {
         if let Some(listening) = self.by_key.get_mut(&key) {
             listening.starved = true;
+            self.care(key);
         }
         Drained::Unserved
     }
@@ -422,16 +455,16 @@ impl Listeners {
     /// When a paused listener is to be tried again, or a client has not said anything in time.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         // One that nobody could serve is looked at when somebody can.
-        let waiting = self.by_key.values().filter(|listening| !listening.starved);
-        let retries = waiting.filter_map(|listening| Some(listening.pause.as_ref()?.until));
-        let peeks = self.by_key.values().filter_map(|listening| listening.peeks.next_deadline());
+        let waiting = self.cared_for().filter(|(_, listening)| !listening.starved);
+        let retries = waiting.filter_map(|(_, listening)| Some(listening.pause.as_ref()?.until));
+        let peeks = self.cared_for().filter_map(|(_, listening)| listening.peeks.next_deadline());
         retries.chain(peeks).min()
     }
 
     /// Listeners whose pause is over.
     pub(crate) fn retries(&self, now: Instant) -> Vec<ListenerKey> {
         let over = |listening: &Listening| listening.pause.as_ref().is_some_and(|pause| pause.until <= now);
-        self.by_key.iter().filter(|(_, listening)| over(listening)).map(|(key, _)| *key).collect()
+        self.cared_for().filter(|(_, listening)| over(listening)).map(|(key, _)| key).collect()
     }
 
     /// Workers that were handed something since this was last asked.
@@ -441,6 +474,10 @@ impl Listeners {
 }
 
 impl Listening {
+    fn needs_care(&self) -> bool {
+        self.starved || self.pause.is_some() || !self.has_nobody()
+    }
+
     /// Whether the loop wakes for its connections.
     pub(crate) fn is_watched(&self) -> bool {
         self.watched

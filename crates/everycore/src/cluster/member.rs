@@ -134,10 +134,11 @@ impl Member {
         }
     }
 
-    /// Sends what `hand` gathered; gives back what did not fit. `seq` numbers Node's messages.
-    pub(crate) fn flush_handoffs(&mut self, seq: &mut i64) -> Vec<Arrival> {
+    /// Sends what `hand` gathered; gives back what did not fit. Our copies of what is `gone` are to be closed. `seq` numbers
+    /// Node's messages.
+    pub(crate) fn flush_handoffs(&mut self, seq: &mut i64, gone: &mut Vec<OwnedFd>) -> Vec<Arrival> {
         match &mut self.side {
-            Side::Library(library) => library.flush(),
+            Side::Library(library) => library.flush(gone),
             Side::Node(node) => node.flush(self.link.as_mut(), seq),
         }
     }

@@ -115,6 +115,15 @@ impl Sources {
         let _ = epoll::delete(set, source);
     }
 
+    /// Appends the listeners with connections, without waiting.
+    pub(crate) fn look(&self, wakes: &mut Vec<Wake>) -> io::Result<()> {
+        poll(&self.outer, Some(Duration::ZERO), |token| {
+            if token != INNER {
+                wakes.extend(Wake::from_token(token));
+            }
+        })
+    }
+
     /// Waits until something is ready or `limit` has passed, and appends it to `wakes`.
     pub(crate) fn wait(
         &self,
@@ -228,5 +237,20 @@ mod tests {
         wakes.clear();
         sources.wait(Listen::On, None, &mut wakes).unwrap();
         assert_eq!(wakes.len(), 2);
+    }
+    #[test]
+    fn of_many_listeners_those_with_connections_are_named() {
+        let sources = Sources::new().unwrap();
+        let listeners = [0; 5].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        for (listener, key) in listeners.iter().zip(1..) {
+            sources.add(listener, Wake::Listener(ListenerKey::new(key))).unwrap();
+        }
+        let bell = everycore_sys::eventfd::EventFd::new().unwrap();
+        sources.add(&bell, Wake::Orders).unwrap();
+        bell.ring().unwrap();
+        let _client = std::net::TcpStream::connect(listeners[3].local_addr().unwrap()).unwrap();
+        let mut wakes = Vec::new();
+        sources.look(&mut wakes).unwrap();
+        assert_eq!(wakes, [Wake::Listener(ListenerKey::new(4))]);
     }
 }

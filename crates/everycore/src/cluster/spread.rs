@@ -101,6 +101,7 @@ impl Listeners {
         listening.starved =
             outcome == Drained::Starved || (outcome == Drained::More && !listening.homeless.is_empty());
         listening.held_up = outcome == Drained::Starved && hands.core.anyone_free(key, now);
+        self.care(key);
         outcome
     }
 
@@ -112,8 +113,9 @@ impl Listeners {
         routing: &mut Routing<'_>,
         is_last: bool,
     ) {
-        let mut all = self.by_key.values_mut();
-        let Some(listening) = all.find(|listening| listening.peeks.get(number).is_some()) else { return };
+        let here = self.cared_for().find(|(_, listening)| listening.peeks.get(number).is_some());
+        let Some(key) = here.map(|(key, _)| key) else { return };
+        let Some(listening) = self.by_key.get_mut(&key) else { return };
         let Some(arrival) = listening.peeks.get(number) else { return };
         match routing.selector.select(router, arrival, listening.site(), is_last) {
             Selected::Pending => {}
@@ -121,13 +123,14 @@ impl Listeners {
                 let chosen = listening.peeks.take(number, routing.sources);
                 listening.homeless.extend(chosen.map(|arrival| Arrival { class: Some(class), ..arrival }));
                 listening.starved = true;
+                self.care(key);
             }
         }
     }
 
     /// Clients that have not said enough in their time.
     pub(crate) fn overdue(&self, now: Instant) -> Option<u32> {
-        self.by_key.values().find_map(|listening| listening.peeks.overdue(now))
+        self.cared_for().find_map(|(_, listening)| listening.peeks.overdue(now))
     }
 
     /// Everybody who waits on a listener, as far as descriptors reach, each with its class.
@@ -153,6 +156,7 @@ impl Listeners {
                 arrival.class = Some(class);
             }
         }
+        self.care(key);
         rest
     }
 }

@@ -57,6 +57,11 @@ impl Load {
         Lease { load: Arc::clone(self), first_turn: Some(self.first_turns.begin()) }
     }
 
+    /// Whether nothing waits on any hand-off channel, as the primary says.
+    pub(crate) fn has_taken_all(&self) -> bool {
+        self.page.has_taken_all()
+    }
+
     /// Connections the program holds.
     pub(crate) fn live(&self) -> usize {
         self.live.load(Ordering::SeqCst)

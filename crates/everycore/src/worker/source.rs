@@ -148,6 +148,10 @@ impl Shared {
 
 impl HandOff {
     fn take(&self, load: &Arc<Load>) -> io::Result<Found> {
+        // Else every connection that comes alone would cost a second look.
+        if load.has_taken_all() {
+            return Ok(Found::Nothing);
+        }
         if self.spare.make_room(&self.channel).is_err() {
             return Ok(Found::Exhausted);
         }

@@ -1,6 +1,7 @@
 //! The hand-off to a worker that uses this library: record channels and a page of counters.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 use everycore_core::{Counters, ListenerKey};
 use everycore_sys::counters::PrimaryPage;
@@ -15,6 +16,8 @@ pub(crate) struct Library {
     /// Rung by the worker when the starved primary asked for it.
     pub(crate) bell: EventFd,
     channels: BTreeMap<ListenerKey, HandOff>,
+    /// Channels with connections that are not sent yet.
+    filled: Vec<ListenerKey>,
     /// It had a channel once. What it says of itself is read from then on, also after it has given up its last listener:
     /// it may still hold connections.
     served: bool,
@@ -24,7 +27,7 @@ pub(crate) struct Library {
 
 impl Library {
     pub(crate) fn new(page: PrimaryPage, bell: EventFd) -> Self {
-        Self { page, bell, channels: BTreeMap::new(), served: false, sent: 0 }
+        Self { page, bell, channels: BTreeMap::new(), filled: Vec::new(), served: false, sent: 0 }
     }
 
     /// Opens the channel of a listener that was granted.
@@ -59,21 +62,39 @@ impl Library {
     pub(super) fn hand(&mut self, arrival: Arrival) -> Result<(), Arrival> {
         match self.channels.get_mut(&arrival.on) {
             Some(channel) => {
+                if channel.is_empty() {
+                    self.filled.push(arrival.on);
+                }
                 channel.push(arrival);
-                self.sent += 1;
+                self.count_sent(1);
                 Ok(())
             }
             None => Err(arrival),
         }
     }
 
-    pub(super) fn flush(&mut self) -> Vec<Arrival> {
+    pub(super) fn flush(&mut self, sent: &mut Vec<OwnedFd>) -> Vec<Arrival> {
         let mut left = Vec::new();
-        for channel in self.channels.values_mut() {
-            left.append(&mut channel.flush());
+        for key in self.filled.drain(..) {
+            if let Some(channel) = self.channels.get_mut(&key) {
+                left.append(&mut channel.flush(sent));
+            }
         }
-        self.sent -= left.len() as u64;
+        self.count_back(&left);
         left
+    }
+
+    /// The worker is told before it finds them, so that it looks for no more than there are.
+    fn count_sent(&mut self, count: u64) {
+        self.sent += count;
+        self.page.set_sent(self.sent);
+    }
+
+    fn count_back(&mut self, back: &[Arrival]) {
+        if !back.is_empty() {
+            self.sent -= back.len() as u64;
+            self.page.set_sent(self.sent);
+        }
     }
 
     pub(super) fn withdraw(&mut self) -> Vec<Arrival> {
@@ -81,13 +102,13 @@ impl Library {
         for channel in self.channels.values_mut() {
             back.append(&mut channel.read_back());
         }
-        self.sent -= back.len() as u64;
+        self.count_back(&back);
         back
     }
 
     pub(super) fn close(&mut self, key: ListenerKey) -> Vec<Arrival> {
         let back = self.channels.remove(&key).map(|mut channel| channel.read_back()).unwrap_or_default();
-        self.sent -= back.len() as u64;
+        self.count_back(&back);
         back
     }
 

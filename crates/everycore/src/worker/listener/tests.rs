@@ -53,6 +53,31 @@ fn a_connection_is_counted_before_the_program_sees_it_and_until_it_is_dropped() 
 }
 
 #[test]
+fn a_worker_that_is_told_how_many_were_sent_overlooks_none() {
+    const COUNT: u16 = 2000;
+    let (primary, _worker, hand_off, mut listener) = listening();
+    let sent = &primary.page;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for port in 1..=COUNT {
+                sent.set_sent(port.into());
+                let connection = everycore_sys::socket_pair::stream_pair().unwrap().1;
+                hand_off.send_when_there_is_room(port, connection);
+                if port % 3 == 0 {
+                    // Now and then the worker is quick enough to have taken all before the next.
+                    std::thread::yield_now();
+                }
+            }
+        });
+        run(async {
+            for port in 1..=COUNT {
+                assert_eq!(self::port(&listener.accept().await.unwrap().1), port);
+            }
+        });
+    });
+}
+
+#[test]
 fn every_connection_is_at_exactly_one_side_however_often_accept_is_cancelled() {
     const COUNT: u16 = 500;
     let (_primary, _worker, hand_off, mut listener) = listening();
