@@ -98,8 +98,10 @@ impl Channel {
     /// # Errors
     /// The message cannot be sent on this channel, or the channel is closed or fails.
     pub async fn send_message(&self, message: impl Into<Outgoing>) -> Result<(), SendError> {
-        consume_budget().await;
         let inner = &self.owner.inner;
+        if inner.is_due() {
+            consume_budget().await;
+        }
         Inner::ensure_flusher(inner)?;
         let mut outgoing = match inner.try_send(message.into()) {
             Err(SendError::Full(back)) => *back,
@@ -148,9 +150,11 @@ impl Channel {
     /// # Errors
     /// As [`Channel::recv`].
     pub async fn recv_any(&self) -> Result<Option<Incoming>, ChannelError> {
-        // Before anything is taken: a future that is dropped here loses nothing.
-        consume_budget().await;
         let inner = &self.owner.inner;
+        if inner.is_due() {
+            // Before anything is taken: a future that is dropped here loses nothing.
+            consume_budget().await;
+        }
         if let Some(incoming) = inner.lock().connection.receive_buffered()? {
             return Ok(Some(incoming));
         }

@@ -169,6 +169,12 @@ impl Message {
         self.beside.as_mut()?.open.take()
     }
 
+    /// The same payload once more, without the handles: for one message to many. Its bytes are shared, not copied.
+    #[must_use]
+    pub fn without_handles(&self) -> Self {
+        Self { payload: self.payload.clone(), format: self.format, trusted: self.trusted, beside: None }
+    }
+
     /// The same message with its payload as the peer's codec writes it.
     pub(crate) fn with_payload(self, payload: Bytes, format: Format) -> Self {
         Self { payload, format, trusted: true, ..self }

@@ -202,12 +202,10 @@ impl Primary {
     /// # Errors
     /// [`Error::Message`] if the value cannot be encoded.
     pub fn broadcast<T: Serialize + ?Sized>(&self, message: &T) -> Result<usize> {
+        let message = encode(message)?;
         let workers: Vec<u32> = lock(&self.shared.queued).keys().copied().collect();
-        let mut sent = 0;
-        for worker in workers {
-            sent += usize::from(self.send_message(worker, encode(message)?).is_ok());
-        }
-        Ok(sent)
+        let sent = |worker: &u32| self.send_message(*worker, message.without_handles()).is_ok();
+        Ok(workers.iter().filter(|worker| sent(worker)).count())
     }
 
     /// Asks one worker and gives back its answer to come.

@@ -95,6 +95,9 @@ impl Worker {
     pub async fn recv(&self) -> Result<Option<Received>> {
         let link = &self.core.link;
         ensure_task(link)?;
+        if let Some(item) = link.take(&mut link.lock()) {
+            return Ok(Some(Received::new(item, link)));
+        }
         loop {
             let mut arrived = pin!(link.arrived.notified());
             arrived.as_mut().enable();
@@ -266,7 +269,12 @@ fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Message> {
 }
 
 /// Queues a message, after waiting for room if there is none.
-async fn post(link: &Arc<Link>, mut outgoing: Outgoing) -> Result<()> {
+async fn post(link: &Arc<Link>, outgoing: Outgoing) -> Result<()> {
+    let mut outgoing = match link.post(outgoing) {
+        Ok(()) => return Ok(()),
+        Err(SendError::Full(back)) => *back,
+        Err(error) => return Err(refused(&error)),
+    };
     loop {
         let mut room = pin!(link.room.notified());
         room.as_mut().enable();

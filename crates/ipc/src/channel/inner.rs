@@ -19,6 +19,9 @@ use crate::wire::Codec;
 /// Bytes queued within one turn from which on they are written without waiting for its end.
 const EARLY: usize = 64 * 1024;
 
+/// Messages that together count as one thing that a task does.
+const MESSAGES: u32 = 8;
+
 pub(super) struct Inner {
     codec: Codec,
     socket: Arc<OwnedFd>,
@@ -37,6 +40,10 @@ pub(super) struct State {
     pub(super) connection: Connection,
     /// A message was written in this turn of the runtime; what follows waits for the end of the turn.
     pub(super) turn: bool,
+    /// The peer's buffer was full: the flusher waits for room, and until then trying is in vain.
+    blocked: bool,
+    /// Messages sent and received, for [`Inner::is_due`].
+    messages: u32,
     /// No clone of the channel is left.
     pub(super) dropped: bool,
 }
@@ -47,7 +54,7 @@ impl Inner {
             codec: connection.codec(),
             socket: Arc::clone(connection.socket()),
             ready: OnceLock::new(),
-            state: Mutex::new(State { connection, turn: false, dropped: false }),
+            state: Mutex::new(State { connection, turn: false, blocked: false, messages: 0, dropped: false }),
             room: Notify::new(),
             parked: Notify::new(),
             work: Notify::new(),
@@ -99,6 +106,14 @@ impl Inner {
         Ok(self.ready.get().expect("it was just set"))
     }
 
+    /// Whether the next message is one that counts as much as a system call in what a task may do before others get their
+    /// turn: one of [`MESSAGES`], since most cost none.
+    pub(super) fn is_due(&self) -> bool {
+        let mut state = self.lock();
+        state.messages = state.messages.wrapping_add(1);
+        state.messages.is_multiple_of(MESSAGES)
+    }
+
     pub(super) fn try_send(&self, outgoing: Outgoing) -> Result<(), SendError> {
         // Each is an open descriptor of ours until it is written.
         let carries = !outgoing.message.handles().is_empty();
@@ -110,7 +125,8 @@ impl Inner {
             }
             queued => queued,
         };
-        if queued.is_ok() && state.turn && !carries && state.connection.queued_bytes() < EARLY {
+        let early = state.turn && !carries && state.connection.queued_bytes() < EARLY;
+        if queued.is_ok() && (early || state.blocked) {
             return Ok(());
         }
         let wake = !std::mem::replace(&mut state.turn, true);
@@ -143,7 +159,8 @@ impl Inner {
     /// Writes what reading has made due, such as answers to handles; true if the flusher has to go on with it.
     pub(super) fn after_reading(&self, state: &mut State) -> bool {
         // A peer that is gone shows in what is received, after everything it sent.
-        let unwritten = state.connection.wants_write() && !matches!(self.write(state), Ok(Flush::Done));
+        let unwritten =
+            !state.blocked && state.connection.wants_write() && !matches!(self.write(state), Ok(Flush::Done));
         if state.connection.codec() != Codec::Native {
             // An answer of the peer may be what a sender waits for.
             self.room.notify_waiters();
@@ -155,6 +172,7 @@ impl Inner {
     pub(super) fn write(&self, state: &mut State) -> Result<Flush, ChannelError> {
         let had = state.connection.queued_bytes();
         let written = state.connection.flush();
+        state.blocked = matches!(written, Ok(Flush::Blocked));
         if written.is_err() || state.connection.queued_bytes() < had {
             self.room.notify_waiters();
             if state.connection.codec() != Codec::Native {
