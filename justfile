@@ -24,6 +24,18 @@ fuzz target seconds="60":
 bench *args:
     cargo run --release -p everycore-bench -- {{args}}
 
+# how costs grow: workers, listeners, connections at rest, messages, memory (docs/scale.md)
+scale *args:
+    cargo run --release -p everycore-bench -- scale {{args}}
+
+# single steps of the hot paths, timed by criterion; `just bench instructions` counts them
+micro *args:
+    cargo bench -p everycore-bench --bench micro -- {{args}}
+
+# where a server's time goes, as text: just profile least 2
+profile kind workers="2":
+    scripts/profile {{kind}} {{workers}}
+
 # everything CI checks
 ci:
     .ci/run

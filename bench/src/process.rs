@@ -142,8 +142,13 @@ impl Process {
     /// # Errors
     /// It did not end by itself; it is gone all the same.
     pub(crate) fn end(self, signal: Signal) -> io::Result<()> {
+        // Before it ends: afterwards nobody knows any more whose children they were.
+        let family = processes::tree(self.pid());
         let asked = self.signal(signal);
-        asked.and_then(|()| self.wait(PATIENCE))
+        let ended = asked.and_then(|()| self.wait(PATIENCE));
+        drop(self);
+        end_orphans(&family);
+        ended
     }
 }
 
@@ -195,5 +200,21 @@ mod tests {
             std::thread::yield_now();
         }
         process.end(Signal::TERM).unwrap();
+    }
+
+    #[test]
+    fn children_that_outlive_their_parent_are_ended_too() {
+        adopt_orphans().unwrap();
+        let directory = crate::scratch::Scratch::new("orphans").unwrap();
+        let launch = Launch::new("/bin/sh", ["-c", "sleep 600 & echo $!; wait"]);
+        let process = Process::start(&launch, directory.path(), "sh").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !process.log().ends_with('\n') {
+            assert!(Instant::now() < deadline, "it says {:?}", process.log());
+            std::thread::yield_now();
+        }
+        let child: u32 = process.log().trim().parse().unwrap();
+        process.end(Signal::TERM).unwrap();
+        assert!(!Path::new(&format!("/proc/{child}")).exists());
     }
 }

@@ -29,6 +29,7 @@ pub(crate) enum Spread {
     Least,
     RoundRobin,
     Shared,
+    Reuseport,
 }
 
 /// What our own server's workers answer with.
@@ -66,11 +67,12 @@ impl Server {
     /// All of them, in the order of the tables.
     pub(crate) fn all() -> Vec<Self> {
         use Face::{Axum, Hyper, Raw};
-        use Spread::{Least, RoundRobin, Shared};
+        use Spread::{Least, Reuseport, RoundRobin, Shared};
         let ours = [
             (Least, Hyper),
             (RoundRobin, Hyper),
             (Shared, Hyper),
+            (Reuseport, Hyper),
             (Least, Axum),
             (Shared, Axum),
             (Least, Raw),
@@ -105,17 +107,20 @@ impl Server {
     /// Its name in tables and on the command line.
     pub(crate) fn name(self) -> &'static str {
         use Face::{Axum, Hyper, Raw};
-        use Spread::{Least, RoundRobin, Shared};
+        use Spread::{Least, Reuseport, RoundRobin, Shared};
         match self {
             Self::Everycore(Least, Hyper) => "least",
             Self::Everycore(RoundRobin, Hyper) => "rr",
             Self::Everycore(Shared, Hyper) => "shared",
+            Self::Everycore(Reuseport, Hyper) => "reuseport",
             Self::Everycore(Least, Axum) => "least-axum",
             Self::Everycore(RoundRobin, Axum) => "rr-axum",
             Self::Everycore(Shared, Axum) => "shared-axum",
+            Self::Everycore(Reuseport, Axum) => "reuseport-axum",
             Self::Everycore(Least, Raw) => "least-by-hand",
             Self::Everycore(RoundRobin, Raw) => "rr-by-hand",
             Self::Everycore(Shared, Raw) => "shared-by-hand",
+            Self::Everycore(Reuseport, Raw) => "reuseport-by-hand",
             Self::Raw(kind) => kind.name(),
             Self::NodeRr => "node-rr",
             Self::NodeNone => "node-none",
@@ -129,6 +134,7 @@ impl Server {
             Self::NodeUnder(Least) => "node-under-least",
             Self::NodeUnder(RoundRobin) => "node-under-rr",
             Self::NodeUnder(Shared) => "node-under-shared",
+            Self::NodeUnder(Reuseport) => "node-under-reuseport",
             Self::HyperPair => "hyper-pair",
             Self::HyperThreads => "hyper-threads",
             Self::AxumThreads => "axum-threads",
@@ -394,6 +400,7 @@ fn ours(site: &Site<'_>, spread: Spread, face: &str, more: &[String]) -> io::Res
         Spread::Least => "least",
         Spread::RoundRobin => "rr",
         Spread::Shared => "shared",
+        Spread::Reuseport => "reuseport",
     };
     let mut args = vec![site.address.to_string(), site.workers.to_string(), spread.into(), face.into()];
     args.extend(more.iter().chain(&site.options).cloned());

@@ -16,6 +16,7 @@ use crate::servers::{self, Face, Running, Server, Spread};
 
 const LEAST: Server = Server::Everycore(Spread::Least, Face::Hyper);
 const SHARED: Server = Server::Everycore(Spread::Shared, Face::Hyper);
+const REUSEPORT: Server = Server::Everycore(Spread::Reuseport, Face::Hyper);
 
 const WORKERS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 const LISTENERS: [usize; 4] = [1, 10, 100, 1000];
@@ -42,7 +43,7 @@ struct Cost {
 
 pub(super) fn workers(bench: &mut Bench) -> io::Result<Report> {
     let mut report = Report::new("scale-workers", "Workers, 1 to 64");
-    for server in [LEAST, SHARED, Server::Raw(Kind::HandOff), Server::Raw(Kind::Shared)] {
+    for server in [LEAST, SHARED, REUSEPORT, Server::Raw(Kind::HandOff), Server::Raw(Kind::Shared)] {
         if !bench.wants(server) {
             continue;
         }
