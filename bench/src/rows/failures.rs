@@ -25,8 +25,14 @@ const SHARED: Server = Server::Everycore(Spread::Shared, Face::Hyper);
 /// How long the server may take to be whole again after a kill, or to finish a reload.
 const WHOLE: Duration = Duration::from_secs(20);
 
-/// How often it happens to us, and to a peer: enough of those to see what one costs.
-const TIMES: (u64, u64) = (100, 20);
+/// How often it happens to our own workers.
+const OURS: u64 = 100;
+
+/// To Node workers of ours, who take a third of a second to start.
+const NODE: u64 = 30;
+
+/// To a peer: enough to see what one costs.
+const PEERS: u64 = 20;
 
 /// How long a peer whose recovery cannot be seen is left alone.
 const PAUSE: Duration = Duration::from_millis(400);
@@ -79,6 +85,7 @@ pub(super) fn reloads(bench: &mut Bench) -> io::Result<Report> {
         ROUND_ROBIN,
         SHARED,
         Server::Everycore(Spread::Least, Face::Axum),
+        NODE_UNDER,
         Server::Nginx,
         Server::HaProxy,
     ] {
@@ -89,7 +96,7 @@ pub(super) fn reloads(bench: &mut Bench) -> io::Result<Report> {
             let outcome = under_load(&plan, || (0..count).try_for_each(|done| reload_once(&running, done)))?;
             let loss = Loss::of(&running, &outcome);
             rows.push(row(server, load, count, &outcome, &loss));
-            if matches!(server, Server::Everycore(..)) {
+            if server.is_ours() {
                 let what = format!("{count} reloads, {load}, {}: failures", server.name());
                 report.verdicts.push(Verdict::new(
                     &what,
@@ -123,7 +130,11 @@ const HEADS: [&str; 9] = [
 ];
 
 fn times(bench: &Bench, server: Server) -> u64 {
-    bench.count(if server.is_ours() { TIMES.0 } else { TIMES.1 })
+    bench.count(match server {
+        Server::NodeUnder(_) => NODE,
+        server if server.is_ours() => OURS,
+        _ => PEERS,
+    })
 }
 
 fn row(server: Server, load: &str, count: u64, outcome: &Outcome, loss: &Loss) -> Vec<String> {
