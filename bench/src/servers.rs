@@ -18,7 +18,7 @@ use crate::measure::processes;
 use crate::process::{Launch, Process};
 use crate::raw;
 use crate::scratch::Scratch;
-use crate::tools::Tools;
+use crate::tools::{self, Tools};
 
 /// How long a server may take until all its workers answer.
 const START: Duration = Duration::from_secs(30);
@@ -309,7 +309,7 @@ impl Running {
         };
         let Some(launch) = server.launch(&site)? else { return Ok(None) };
         let process = Process::start(&launch, scratch.path(), "server")?;
-        let command_line = launch.command_line().replace(&scratch.path().display().to_string(), "DIR");
+        let command_line = shown(&launch, &scratch);
         let running = Self { server, address: site.address, process, command_line, _scratch: scratch };
         running.wait_until_all_serve(workers)?;
         Ok(Some(running))
@@ -405,6 +405,12 @@ fn ours(site: &Site<'_>, spread: Spread, face: &str, more: &[String]) -> io::Res
     let mut args = vec![site.address.to_string(), site.workers.to_string(), spread.into(), face.into()];
     args.extend(more.iter().chain(&site.options).cloned());
     Ok(Launch::new(own_server()?, args))
+}
+
+/// As one would type it on another machine: with no path of this one.
+fn shown(launch: &Launch, scratch: &Scratch) -> String {
+    let peers = tools::peers().display().to_string();
+    launch.command_line().replace(&scratch.path().display().to_string(), "DIR").replace(&peers, "bench/peers")
 }
 
 /// Runs our cluster of messages to its end and gives what it said.
