@@ -167,8 +167,9 @@ impl Observer {
 impl Observer {
     /// Messages are the program's own, but for those that tell of requests.
     fn hear_message(&mut self, message: &Message) {
-        let due = self.pace.as_mut().filter(|_| self.requests.hear(message));
-        if due.is_none_or(|pace| !pace.is_due(Instant::now())) {
+        let due =
+            self.requests.hear(message) && self.pace.as_mut().is_some_and(|pace| pace.is_due(Instant::now()));
+        if !due {
             return;
         }
         let total = self.requests.total();

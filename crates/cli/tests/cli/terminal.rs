@@ -77,3 +77,20 @@ fn output_has_coloured_prefixes() {
     run.line("web.0     | hello");
     run.line("ended with 0");
 }
+
+#[test]
+fn requests_that_node_workers_report_are_counted_live() {
+    if everycore_peers::node().is_none() {
+        return;
+    }
+    let directory = crate::harness::Directory::new("terminal-requests");
+    let program = "require('http').createServer((q, r) => { process.send({ cmd: 'notifyRequest' }); r.end(`pid ${process.pid}`); }).listen(0, '127.0.0.1')";
+    std::fs::write(directory.path("app.js"), program).unwrap();
+    let (mut run, hang_up) = on_a_terminal(&["run", "-w", "2", "--", "node", &directory.path("app.js")]);
+    let address = run.address();
+    run.ready(2);
+    everyone(address, 2);
+    let line = run.line(" requests (");
+    assert!(line.ends_with("/s)\u{1b}[K"), "{line:?}");
+    drop(hang_up);
+}
