@@ -1,12 +1,14 @@
 //! How a shared listener spreads connections over waiting workers, and how many of them each connection wakes.
 //!
+//! Wake-ups are the kernel's (voluntary context switches): a worker that finds nothing sleeps on without having noticed.
+//!
 //! `cargo run --release -p everycore-sys --example shared_accept -- [workers] [connections]`
 
 #![allow(clippy::print_stdout, clippy::expect_used, reason = "a measurement for a terminal")]
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use everycore_sys::accept::FairAccept;
@@ -24,11 +26,11 @@ fn main() {
 }
 
 /// Threads instead of processes: to the kernel each is one more epoll set that waits on the listener.
-fn run(workers: usize, connections: usize, nested: bool) -> (Vec<usize>, usize) {
+fn run(workers: usize, connections: usize, nested: bool) -> (Vec<usize>, u64) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.set_nonblocking(true).expect("it is a socket");
     let address = listener.local_addr().expect("it is bound");
-    let (stop, wakes) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (stop, wakes) = (AtomicBool::new(false), AtomicU64::new(0));
     let counts: Vec<_> = (0..workers).map(|_| AtomicUsize::new(0)).collect();
     std::thread::scope(|scope| {
         for count in &counts {
@@ -37,13 +39,13 @@ fn run(workers: usize, connections: usize, nested: bool) -> (Vec<usize>, usize) 
             let (stop, wakes) = (&stop, &wakes);
             scope.spawn(move || {
                 let outer = outer(&fair);
+                let before = times_slept();
                 while !stop.load(Ordering::Relaxed) {
                     let woken =
                         if nested { wait_outer(&outer) } else { fair.wait(Some(TICK)).unwrap_or(false) };
                     if !woken {
                         continue;
                     }
-                    wakes.fetch_add(1, Ordering::Relaxed);
                     // Edge-triggered from outside: go on until it is empty. Directly: one, and wait again.
                     while let Ok(Some(_accepted)) = fair.accept() {
                         count.fetch_add(1, Ordering::Relaxed);
@@ -52,6 +54,7 @@ fn run(workers: usize, connections: usize, nested: bool) -> (Vec<usize>, usize) 
                         }
                     }
                 }
+                wakes.fetch_add(times_slept() - before, Ordering::Relaxed);
             });
         }
         for done in 1..=connections {
@@ -63,6 +66,13 @@ fn run(workers: usize, connections: usize, nested: bool) -> (Vec<usize>, usize) 
         stop.store(true, Ordering::Relaxed);
     });
     (counts.into_iter().map(AtomicUsize::into_inner).collect(), wakes.into_inner())
+}
+
+/// How often this thread went to sleep by itself.
+fn times_slept() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|line| line.trim().parse().ok()).unwrap_or(0)
 }
 
 const TICK: Duration = Duration::from_millis(100);

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::event::{Timespec, epoll};
@@ -116,14 +117,17 @@ fn is_about_one_connection(errno: Errno) -> bool {
 /// fewer. After every 16 the listener leaves the set and joins again, which puts this worker at the end of the
 /// kernel's queue.
 ///
-/// Another event loop can watch the set instead ([`AsFd`]). Then the kernel lets every idle worker look, and the fastest
-/// gets the connection: nothing is lost, but light load is spread less evenly (`examples/shared_accept.rs` measures it).
+/// Another event loop can watch the set instead ([`AsFd`]). Then the kernel wakes every idle worker, and the fastest gets
+/// the connection: nothing is lost, but light load is spread less evenly (`examples/shared_accept.rs` measures it,
+/// decision 0006 says what follows).
 #[derive(Debug)]
 pub struct FairAccept {
     // Before the listener: leaves the set while the set exists.
     epoll: OwnedFd,
     listener: OwnedFd,
     since_readded: AtomicU32,
+    /// What else ends a wait has been added to the set.
+    also: OnceLock<()>,
 }
 
 impl FairAccept {
@@ -135,7 +139,7 @@ impl FairAccept {
     /// Out of descriptors, or it cannot be watched.
     pub fn new(listener: OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let fair = Self { epoll, listener, since_readded: AtomicU32::new(0) };
+        let fair = Self { epoll, listener, since_readded: AtomicU32::new(0), also: OnceLock::new() };
         fair.join()?;
         Ok(fair)
     }
@@ -159,17 +163,34 @@ impl FairAccept {
     /// # Errors
     /// None that a caller could act on.
     pub fn wait(&self, timeout: Option<std::time::Duration>) -> io::Result<bool> {
+        let mut events =
+            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
         let timeout = timeout.map(|time| Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
         });
-        let mut events =
-            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
         match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
             Ok(count) => Ok(count > 0),
             Err(Errno::INTR) => Ok(true),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// As [`wait`](Self::wait) without a timeout, for any number of threads: one of them wakes for a connection, and all
+    /// of them when `also` is readable and stays so. The first call decides what that is.
+    ///
+    /// # Errors
+    /// It cannot be watched: out of memory or watches.
+    pub fn wait_also(&self, also: BorrowedFd<'_>) -> io::Result<()> {
+        if self.also.get().is_none() {
+            match epoll::add(&self.epoll, also, epoll::EventData::new_u64(0), epoll::EventFlags::IN) {
+                // Two threads came first.
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let _ = self.also.set(());
+        }
+        self.wait(None).map(drop)
     }
 
     /// The listener itself.

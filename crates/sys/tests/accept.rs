@@ -3,11 +3,14 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
 use everycore_sys::accept::{FairAccept, accept, accept_until_empty, is_exhaustion};
+use everycore_sys::eventfd::EventFd;
 use rustix::fs::OFlags;
 use rustix::io::FdFlags;
 
@@ -59,6 +62,60 @@ fn a_fair_listener_accepts_past_its_readding() {
     }
     assert!(fair.accept().unwrap().is_none());
     assert!(!fair.wait(Some(Duration::ZERO)).unwrap());
+}
+
+#[test]
+fn one_connection_wakes_one_thread_and_a_bell_wakes_them_all() {
+    const SETS: usize = 6;
+    const CONNECTIONS: usize = 50;
+    let listener = listener();
+    let bell = EventFd::new().unwrap();
+    let (accepted, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let asleep = Barrier::new(2 * SETS + 1);
+    let slept: u64 = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..SETS)
+            .flat_map(|_| {
+                let fair = FairAccept::new(OwnedFd::from(listener.try_clone().unwrap())).unwrap();
+                let fair = Arc::new(fair);
+                [Arc::clone(&fair), fair]
+            })
+            .map(|fair| {
+                let (accepted, over, asleep, bell) = (&accepted, &over, &asleep, &bell);
+                scope.spawn(move || {
+                    asleep.wait();
+                    let before = times_slept();
+                    while !over.load(Ordering::SeqCst) {
+                        fair.wait_also(bell.as_fd()).unwrap();
+                        while fair.accept().unwrap().is_some() {
+                            accepted.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                    times_slept() - before
+                })
+            })
+            .collect();
+        asleep.wait();
+        for count in 1..=CONNECTIONS {
+            let _client = connect(&listener);
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while accepted.load(Ordering::SeqCst) < count {
+                assert!(Instant::now() < deadline, "connection {count} is accepted");
+                std::thread::yield_now();
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+        bell.ring().unwrap();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    // Watched from outside, each connection wakes all twelve.
+    assert!(slept < 4 * CONNECTIONS as u64, "{slept} sleeps for {CONNECTIONS} connections");
+}
+
+/// How often this thread went to sleep by itself.
+fn times_slept() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.unwrap().trim().parse().unwrap()
 }
 
 fn listener() -> TcpListener {

@@ -214,8 +214,18 @@ impl Listener {
                 rest = (rest * 2).min(LONGEST_REST);
             } else {
                 self.core.link.load.wait_begins();
-                wait(&sources, None)?;
+                if !self.wait_in_turn()? {
+                    wait(&sources, None)?;
+                }
             }
+        }
+    }
+
+    /// Waits, if there is but one source and it can be waited for without waking everybody else.
+    fn wait_in_turn(&self) -> io::Result<bool> {
+        match &self.open {
+            Some(open) if self.others.is_empty() => open.source.wait_in_turn(self.core.link.drain.as_fd()),
+            _ => Ok(false),
         }
     }
 

@@ -112,6 +112,19 @@ impl Source {
         matches!(self, Self::Shared(_))
     }
 
+    /// Waits as one of many threads, until a connection may be there or `also` is readable. Only for a shared listener is
+    /// it better than `poll`, which wakes every thread of every worker for each connection; false for any other.
+    ///
+    /// # Errors
+    /// The source cannot be watched.
+    pub(crate) fn wait_in_turn(&self, also: BorrowedFd<'_>) -> io::Result<bool> {
+        match self {
+            Self::HandOff(_) | Self::Delivered(_) => Ok(false),
+            // What was adopted is in the same set.
+            Self::Shared(shared) => shared.own.wait_also(also).map(|()| true),
+        }
+    }
+
     /// Takes one connection.
     ///
     /// # Errors

@@ -235,6 +235,36 @@ fn a_shared_backlog_is_served_when_the_primary_has_died() {
 }
 
 #[test]
+fn threads_share_a_shared_listener_too_and_all_hear_the_order_to_leave() {
+    let (mut primary, worker) = FakePrimary::with_worker();
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| worker.listen_blocking(address).unwrap());
+        primary.grant(5, Mode::Shared, &address.to_string(), socket.into());
+        let listener = asking.join().unwrap();
+        let (listener, served) = (&listener, &AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(move || {
+                    while listener.accept_blocking().is_ok() {
+                        served.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            let clients: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+            // Closed by whoever served it: all have been.
+            for client in clients {
+                wait(&[client.as_fd()], Some(crate::worker::testing::PATIENCE)).unwrap();
+            }
+            primary.tell(&ToWorker::Disconnect { stopping: false }, vec![]);
+        });
+        assert_eq!(served.load(Ordering::SeqCst), 20);
+    });
+}
+
+#[test]
 fn refusals_say_what_the_primary_says() {
     let (mut primary, worker) = FakePrimary::with_worker();
     let message = format!("bind {ADDRESS}: address already in use (by nginx, pid 812)");
