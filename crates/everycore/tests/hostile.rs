@@ -106,6 +106,15 @@ fn claims_that_are_not_true() {
 }
 
 #[test]
+fn a_flood_of_questions_for_the_secrets_grows_nothing_and_is_read_to_its_end() {
+    let mut flood = internal(r#"{"act":"hello","version":1}"#);
+    (0..80_000).for_each(|_| flood.extend(internal(r#"{"act":"secrets"}"#)));
+    // It never reads what it is told: the queue to it is full, and the primary reads on.
+    flood.extend(internal(r#"{"act":"dance"}"#));
+    costs_only_itself("secrets", &flood, "unknown act 'dance'");
+}
+
+#[test]
 fn a_flood_of_questions_is_answered_or_cut_off_and_nobody_else_notices() {
     let mut flood = internal(r#"{"act":"hello","version":1}"#);
     for request in 0..200_000 {
