@@ -29,10 +29,10 @@ const WHOLE: Duration = Duration::from_secs(20);
 const OURS: u64 = 100;
 
 /// To Node workers of ours, who take a third of a second to start.
-const NODE: u64 = 30;
+const NODE: u64 = 15;
 
 /// To a peer: enough to see what one costs.
-const PEERS: u64 = 20;
+const PEERS: u64 = 15;
 
 /// How long a peer whose recovery cannot be seen is left alone.
 const PAUSE: Duration = Duration::from_millis(400);
