@@ -114,6 +114,17 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
+    fn whatever_is_written_as_a_rule_is_one_or_is_explained(
+        text in "(from:|listener:|port:|,|[0-9a-f.:/]|\\PC){0,12}"
+    ) {
+        match text.parse::<Rule>() {
+            // Nothing is known of such a connection: only a rule without conditions could match it, and there is none.
+            Ok(rule) => prop_assert!(!rule.matches(&Inbound::default())),
+            Err(error) => prop_assert!(text.contains(&error.condition)),
+        }
+    }
+
+    #[test]
     fn nothing_that_comes_in_makes_it_panic(settings in settings(), calls in prop::collection::vec(call(), 0..80)) {
         let mut now = Time::ZERO;
         let mut primary = Primary::new(settings.clone(), now);

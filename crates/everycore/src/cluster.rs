@@ -8,6 +8,7 @@ mod channel;
 mod driver;
 mod effects;
 mod event;
+mod fit;
 mod group;
 mod handle;
 mod handoff;

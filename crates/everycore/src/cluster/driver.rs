@@ -10,6 +10,7 @@ use everycore_sys::eventfd::EventFd;
 use everycore_sys::signals::{self, SignalPipe};
 
 use super::adoption::Adoptions;
+use super::fit;
 use super::handle::{Primary, Shared};
 use super::handoff::Arrival;
 use super::listener::{Listeners, Members};
@@ -18,7 +19,6 @@ use super::node::Preload;
 use super::notify::NotifySocket;
 use super::program::{Dialect, Program};
 use super::readiness::Readying;
-use super::route::Plan;
 use super::secrets::{self, Rotation};
 use super::selector::Selector;
 use super::socket::Options;
@@ -86,11 +86,11 @@ impl Driver {
     /// Binds, prepares, spawns nothing yet.
     pub(crate) fn new(mut cluster: Cluster) -> Result<Self> {
         let doing = |doing| move |source| Error::System { doing, source };
-        let plan = plan(&mut cluster)?;
+        let plan = fit::plan(&mut cluster)?;
         let workers = at_least_one(cluster.workers.unwrap_or_else(auto))?;
-        let policy = cluster.policy.unwrap_or_else(|| policy_from_environment(cluster.dialect));
+        let policy = cluster.policy.unwrap_or_else(|| fit::policy_from_environment(cluster.dialect));
         let hands_off = cluster.scheduling.is_some() || policy.hands_off();
-        fits(&cluster.limits, policy, hands_off, cluster.dialect)?;
+        fit::check(&cluster.limits, policy, hands_off, cluster.dialect)?;
         secrets::check_period(cluster.secret_rotation)?;
         let settings = Settings {
             workers: u32::try_from(workers.get()).unwrap_or(u32::MAX),
@@ -564,59 +564,5 @@ impl Driver {
         self.pictured = false;
         let now = self.now();
         self.core.handle(event, now);
-    }
-}
-
-/// Fits classes of workers together with what else was set.
-fn plan(cluster: &mut Cluster) -> Result<Option<Plan>> {
-    let setting = |problem: &str| Err(Error::Setting(format!("route: {problem}")));
-    let Some(route) = cluster.route.take() else {
-        return match cluster.policy {
-            Some(Policy::Route) => setting("there are no classes of workers; add them with Cluster::route"),
-            _ => Ok(None),
-        };
-    };
-    if cluster.scheduling.is_some() {
-        return setting("a policy of one's own cannot be beside classes of workers; leave one of them out");
-    }
-    if cluster.policy.is_some_and(|policy| policy != Policy::Route) {
-        return setting("classes of workers are policy route; set another one within the classes");
-    }
-    let workers = route.workers() as usize;
-    if cluster.workers.is_some_and(|wanted| wanted != workers) {
-        return Err(Error::Setting(format!(
-            "route: the classes have {workers} workers together; leave the number of workers out"
-        )));
-    }
-    let mut names: Vec<&str> = cluster.binds.iter().map(|(name, ..)| name.as_str()).collect();
-    names.dedup();
-    let plan = route.plan(&names)?;
-    (cluster.workers, cluster.policy) = (Some(workers), Some(Policy::Route));
-    Ok(Some(plan))
-}
-
-/// Refuses what cannot work, and names what can.
-fn fits(limits: &core::Limits, policy: Policy, hands_off: bool, dialect: Dialect) -> Result<()> {
-    let limited = *limits != core::Limits::default();
-    match dialect {
-        _ if limited && !hands_off => Err(Error::Setting(format!(
-            "max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least, sticky or route"
-        ))),
-        Dialect::Node(_) if limited => Err(Error::Setting(
-            "max_connections: Node workers do not report what they have closed; set server.maxConnections in the program"
-                .into(),
-        )),
-        Dialect::Everycore | Dialect::Node(_) => Ok(()),
-    }
-}
-
-/// Node's variable, else the default: for Node workers the shared socket, since each connection handed over costs
-/// them a turn of their event loop.
-fn policy_from_environment(dialect: Dialect) -> Policy {
-    match (std::env::var("NODE_CLUSTER_SCHED_POLICY").as_deref(), dialect) {
-        (Ok("none"), _) => Policy::Shared,
-        (Ok("rr"), _) => Policy::RoundRobin,
-        (_, Dialect::Everycore) => Policy::Least,
-        (_, Dialect::Node(_)) => Policy::Shared,
     }
 }

@@ -1,0 +1,62 @@
+//! Whether what was set fits together: refuses what cannot work, and names what can. Pure, but for one variable.
+
+use everycore_core::{Limits, Policy};
+
+use super::Cluster;
+use super::program::Dialect;
+use super::route::Plan;
+use crate::error::{Error, Result};
+
+/// Fits classes of workers together with what else was set.
+pub(super) fn plan(cluster: &mut Cluster) -> Result<Option<Plan>> {
+    let setting = |problem: &str| Err(Error::Setting(format!("route: {problem}")));
+    let Some(route) = cluster.route.take() else {
+        return match cluster.policy {
+            Some(Policy::Route) => setting("there are no classes of workers; add them with Cluster::route"),
+            _ => Ok(None),
+        };
+    };
+    if cluster.scheduling.is_some() {
+        return setting("a policy of one's own cannot be beside classes of workers; leave one of them out");
+    }
+    if cluster.policy.is_some_and(|policy| policy != Policy::Route) {
+        return setting("classes of workers are policy route; set another one within the classes");
+    }
+    let workers = route.workers() as usize;
+    if cluster.workers.is_some_and(|wanted| wanted != workers) {
+        return Err(Error::Setting(format!(
+            "route: the classes have {workers} workers together; leave the number of workers out"
+        )));
+    }
+    let mut names: Vec<&str> = cluster.binds.iter().map(|(name, ..)| name.as_str()).collect();
+    names.dedup();
+    let plan = route.plan(&names)?;
+    (cluster.workers, cluster.policy) = (Some(workers), Some(Policy::Route));
+    Ok(Some(plan))
+}
+
+/// Refuses what cannot work, and names what can.
+pub(super) fn check(limits: &Limits, policy: Policy, hands_off: bool, dialect: Dialect) -> Result<()> {
+    let limited = *limits != Limits::default();
+    match dialect {
+        _ if limited && !hands_off => Err(Error::Setting(format!(
+            "max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least, sticky or route"
+        ))),
+        Dialect::Node(_) if limited => Err(Error::Setting(
+            "max_connections: Node workers do not report what they have closed; set server.maxConnections in the program"
+                .into(),
+        )),
+        Dialect::Everycore | Dialect::Node(_) => Ok(()),
+    }
+}
+
+/// Node's variable, else the default: for Node workers the shared socket, since each connection handed over costs
+/// them a turn of their event loop.
+pub(super) fn policy_from_environment(dialect: Dialect) -> Policy {
+    match (std::env::var("NODE_CLUSTER_SCHED_POLICY").as_deref(), dialect) {
+        (Ok("none"), _) => Policy::Shared,
+        (Ok("rr"), _) => Policy::RoundRobin,
+        (_, Dialect::Everycore) => Policy::Least,
+        (_, Dialect::Node(_)) => Policy::Shared,
+    }
+}
