@@ -156,8 +156,11 @@ impl RunSettings {
         }
         let takes_fd = program.uses(Placeholder::Fd);
         let family = program.family().or(script_of);
-        let service =
+        let mut service =
             Wishes { kind: run.kind, policy: run.policy, ready: run.ready, takes_fd, family }.service()?;
+        if run.max_connections.is_some() {
+            service.count_connections()?;
+        }
         if service.family == Some(Family::Deno) && program.is_told_to("serve") {
             return Err(Failure::usage(
                 "deno serve binds a port that only one worker can have; serve with node:http and type: everycore run -- deno run …",
@@ -316,6 +319,14 @@ mod tests {
         assert_eq!(set.classes.unwrap().route().unwrap().workers(), 3);
         assert!(!set.service.inherit, "connections are handed over");
         assert!(settings(&["x", "{class}"], &around).unwrap_err().chain().contains("add --class"));
+    }
+
+    #[test]
+    fn a_bound_on_connections_means_that_they_are_handed_over() {
+        let set = settings(&["--max-connections", "9", "x"], &around()).unwrap();
+        assert_eq!((set.max_connections, set.service.inherit), (Some(9), false));
+        let socket = settings(&["-b", ":0", "--max-connections", "9", "x", "{fd}"], &around()).unwrap_err();
+        assert!(socket.chain().contains("nobody counts"), "{socket}");
     }
 
     #[test]

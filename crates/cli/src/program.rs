@@ -140,6 +140,17 @@ impl Service {
     pub(crate) fn is_open(&self) -> bool {
         self.inherit && self.policy.is_none()
     }
+
+    /// Only connections that are handed over are counted: who wants that means a program that can take them.
+    pub(crate) fn count_connections(&mut self) -> Result<(), Failure> {
+        if self.needs_bind {
+            return Err(Failure::usage(
+                "--max-connections cannot bound a program that takes an inherited socket: it accepts for itself, and nobody counts; set a limit in the program",
+            ));
+        }
+        self.inherit = false;
+        Ok(())
+    }
 }
 
 impl Wishes {

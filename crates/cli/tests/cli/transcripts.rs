@@ -134,6 +134,11 @@ fn policies_that_cannot_serve() {
         2,
         "error: --policy route cannot serve a program that takes an inherited socket: its workers accept for themselves, as under --policy shared or reuseport; a program that binds a port of its own will be served by --proxy, in a later version\n",
     );
+    refuses(
+        &["run", "-b", ":0", "--max-connections", "1", "x", "{fd}"],
+        2,
+        "error: --max-connections cannot bound a program that takes an inherited socket: it accepts for itself, and nobody counts; set a limit in the program\n",
+    );
     for policy in ["shared", "reuseport"] {
         let error = format!(
             "error: max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least, sticky or route\n"

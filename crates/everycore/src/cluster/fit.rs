@@ -39,13 +39,13 @@ pub(super) fn plan(cluster: &mut Cluster) -> Result<Option<Plan>> {
 pub(super) fn check(limits: &Limits, policy: Policy, hands_off: bool, dialect: Dialect) -> Result<()> {
     let limited = *limits != Limits::default();
     match dialect {
-        _ if limited && !hands_off => Err(Error::Setting(format!(
-            "max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least, sticky or route"
-        ))),
         Dialect::Node(_) if limited => Err(Error::Setting(
             "max_connections: Node workers do not report what they have closed; set server.maxConnections in the program"
                 .into(),
         )),
+        Dialect::Everycore if limited && !hands_off => Err(Error::Setting(format!(
+            "max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least, sticky or route"
+        ))),
         Dialect::Everycore | Dialect::Node(_) => Ok(()),
     }
 }
