@@ -83,7 +83,7 @@ pub enum Dialect {
     /// Ours: for programs that use this library, and for those that use no channel at all.
     #[default]
     Everycore,
-    /// Node's cluster: for real Node, Bun and Deno. Node serves under every policy. Deno takes handed-over connections
+    /// Node's cluster: for real Node, Bun and Deno; the last two in JSON only. Node serves under every policy. Deno takes handed-over connections
     /// only, not a listening socket: `rr`, `least` or `sticky`. Bun takes neither: each worker's HTTP servers have a
     /// socket of their own, as under `reuseport`, whatever the policy.
     Node(Serialization),

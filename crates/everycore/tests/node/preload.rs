@@ -345,3 +345,16 @@ fn a_false_report_costs_only_the_liar_its_share() {
     }
     assert!(live(&nodes)[&1] <= 20);
 }
+
+#[test]
+fn deno_is_given_no_listening_socket() {
+    let node = need_node!();
+    if node.kind != Kind::Deno {
+        return;
+    }
+    let nodes = Nodes::start(node.cluster(ECHO).policy(Policy::Shared));
+    nodes.find(|seen| match seen {
+        Seen::Other(Event::Error { reason, .. }) if reason.contains("Deno takes no socket") => Some(()),
+        _ => None,
+    });
+}

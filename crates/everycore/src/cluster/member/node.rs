@@ -37,6 +37,8 @@ pub(crate) struct Node {
     told_blocked: Option<Instant>,
     sulk: Sulk,
     pub(crate) refusals: Refusals,
+    /// By its own report it is Deno.
+    pub(crate) is_deno: bool,
 }
 
 /// Queries that were refused, in the present span of time.

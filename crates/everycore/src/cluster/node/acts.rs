@@ -40,7 +40,7 @@ pub(crate) enum FromNode {
     /// Leaves by its own wish, and waits for the answer.
     ExitedAfterDisconnect { seq: Option<i64> },
     /// From our own preloaded script: connections that are open, and by how much the event loop was late.
-    Report { live: u64, late: Duration },
+    Report { live: u64, late: Duration, is_deno: bool },
     /// Nothing the primary has to know of.
     Other,
 }
@@ -93,7 +93,8 @@ impl FromNode {
             (Some("everycore:report"), _) => {
                 let number = |name| fields.get(name).and_then(Value::as_u64);
                 let late = Duration::from_millis(number("late").unwrap_or(0)).min(LATEST);
-                number("live").map_or(Self::Other, |live| Self::Report { live, late })
+                let is_deno = truth(fields, "deno");
+                number("live").map_or(Self::Other, |live| Self::Report { live, late, is_deno })
             }
             (Some(_) | None, _) => Self::Other,
         }
@@ -415,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_report_is_numbers_within_reason() {
-        let report = |live, late| FromNode::Report { live, late };
+        let report = |live, late| FromNode::Report { live, late, is_deno: false };
         let text = r#"{"cmd":"NODE_CLUSTER","act":"everycore:report","live":3,"late":1500}"#;
         assert_eq!(decode(text), report(3, Duration::from_millis(1500)));
         let text = r#"{"cmd":"NODE_CLUSTER","act":"everycore:report","live":18446744073709551615,"late":18446744073709551615}"#;

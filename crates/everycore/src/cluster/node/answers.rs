@@ -57,7 +57,12 @@ impl Driver {
                     self.tell_node(worker, &acts::ack(number, seq), None);
                 }
             }
-            FromNode::Report { live, late } => self.report(worker, live, late),
+            FromNode::Report { live, late, is_deno } => {
+                if let Some(node) = self.node(worker) {
+                    node.is_deno = is_deno;
+                }
+                self.report(worker, live, late);
+            }
             FromNode::Other => {}
         }
     }
@@ -83,6 +88,13 @@ impl Driver {
                 message: "Bun takes no socket from its primary, so only its HTTP servers are spread over workers (node:http, Bun.serve); run net and dgram servers with node".into(),
             });
         }
+        let by_hand = self.mode == Mode::HandOff && !matches!(query.what, Asked::Datagram { .. });
+        if !by_hand && self.node(worker).is_some_and(|node| node.is_deno) {
+            return Err(ListenFailure {
+                errno: Errno::OPNOTSUPP.raw_os_error(),
+                message: "Deno takes no socket from its primary, only connections: choose policy least, rr or sticky".into(),
+            });
+        }
         let key = match &query.what {
             Asked::Descriptor(number) => self.listeners.grant_numbered(worker, place(*number))?,
             Asked::Stream { .. } | Asked::Datagram { .. } => {
@@ -93,7 +105,6 @@ impl Driver {
         let slot = self.info(worker).slot;
         let Some(listening) = self.listeners.get(key) else { return Err(invalid("the listener closed")) };
         let address = listening.bound.address.clone();
-        let by_hand = self.mode == Mode::HandOff && !matches!(query.what, Asked::Datagram { .. });
         let shared = match by_hand {
             true => None,
             false => Some(self.listeners.share(key, slot).map_err(|error| ListenFailure {

@@ -94,6 +94,7 @@ function letProgramStart() {
 function report() {
   const send = process.send;
   const now = () => performance.now();
+  const deno = globalThis.Deno !== undefined;
   let live = 0;
   // Also when a connection came and went in between: the primary has seen it come.
   let changed = false;
@@ -118,7 +119,7 @@ function report() {
   /** One report at a time: a primary that does not read finds one waiting, not a thousand. */
   function tell() {
     if (!process.connected) return;
-    const message = { cmd: 'NODE_CLUSTER', act: 'everycore:report', live, late };
+    const message = { cmd: 'NODE_CLUSTER', act: 'everycore:report', live, late, deno };
     unsent = true;
     changed = false;
     late = 0;

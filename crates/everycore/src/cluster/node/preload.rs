@@ -29,7 +29,8 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// The script's file, while there is one. It goes with the primary.
 #[derive(Debug, Default)]
 pub(in crate::cluster) struct Preload {
-    file: Option<PathBuf>,
+    /// For workers that run as this user, and for those that run as another: each where it can be read.
+    files: [Option<PathBuf>; 2],
     failed: bool,
 }
 
@@ -79,18 +80,19 @@ impl Preload {
 
     /// The file, written anew if something that tidies up has removed it.
     fn file(&mut self, everybody: bool) -> io::Result<&Path> {
-        let known = self.file.take().filter(|file| file.exists());
+        let place = &mut self.files[usize::from(everybody)];
+        let known = place.take().filter(|file| file.exists());
         let file = match known {
             Some(file) => file,
             None => write(&directory(everybody))?,
         };
-        Ok(self.file.insert(file))
+        Ok(place.insert(file))
     }
 }
 
 impl Drop for Preload {
     fn drop(&mut self) {
-        if let Some(file) = &self.file {
+        for file in self.files.iter().flatten() {
             // Somebody else may have tidied up.
             let _ = fs::remove_file(file);
         }
@@ -189,13 +191,13 @@ mod tests {
         let env = [("NODE_OPTIONS".into(), "--no-warnings".into())];
         let command = [OsStr::new("node"), OsStr::new("server.js")];
         let set = preload.variables(&command, &env, Duration::from_secs(8), true).unwrap();
-        let file = preload.file.clone().unwrap();
+        let file = preload.files[1].clone().unwrap();
         assert_eq!(set[0].1, r#"{"before":"--no-warnings","drain":8000,"variable":"NODE_OPTIONS"}"#);
         assert_eq!(set[1].1, OsString::from(format!("--require {} --no-warnings", file.display())));
         assert_eq!(fs::read_to_string(&file).unwrap(), SCRIPT);
         fs::remove_file(&file).unwrap();
         preload.variables(&command, &env, Duration::ZERO, true).unwrap();
-        let again = preload.file.clone().unwrap();
+        let again = preload.files[1].clone().unwrap();
         assert!(again.exists(), "a file that was tidied away is written again");
         drop(preload);
         assert!(!again.exists());
