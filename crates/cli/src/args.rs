@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args as Flags, Parser, Subcommand, ValueEnum};
 use everycore::Policy;
 
-use value::{Bind, ClassArg, ClassFlag, GiveUp, Ready, RouteFlag, Variable, Workers};
+use value::{Bind, ClassArg, ClassFlag, GiveUp, MaxRequests, Ready, RouteFlag, Variable, Workers};
 
 /// One port, every core, any program.
 #[derive(Debug, Parser)]
@@ -49,6 +49,8 @@ Signals:
   TERM INT QUIT   stop: finish what is being served; a second one stops at once
   HUP             reload: each new worker is ready before its predecessor leaves
   TTIN TTOU       one worker more, one fewer
+  WINCH           without a terminal: no workers, the ports stay open; HUP brings the workers back
+  USR1 USR2       kept for later versions: a warning, and nothing else
 
 Placeholders in CMD: {index} {id} {port} {fd} {generation} {class}; {{fd}} stands for a plain {fd}
 
@@ -110,6 +112,22 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(crate) graceful_timeout: Option<Duration>,
 
+    /// On a stop serve on for this long before draining, for load balancers [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(crate) drain_delay: Option<Duration>,
+
+    /// Replace a worker after N connections, or up to J more [default: never]
+    #[arg(long, value_name = "N[~J]")]
+    pub(crate) max_requests: Option<MaxRequests>,
+
+    /// Replace a worker after this time, less up to a quarter [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = value::positive_duration)]
+    pub(crate) max_lifetime: Option<Duration>,
+
+    /// Replace a worker of this size, as in 512M, or up to a tenth less [default: never]
+    #[arg(long, value_name = "SIZE", value_parser = value::size)]
+    pub(crate) max_rss: Option<u64>,
+
     /// Kill a worker that is silent for this long [default: never]
     #[arg(long, value_name = "DURATION", value_parser = value::positive_duration)]
     pub(crate) timeout: Option<Duration>,
@@ -129,6 +147,18 @@ pub(crate) struct Run {
     /// Set a variable in the workers' environment; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<Variable>,
+
+    /// Set variables from a file, one NAME=VALUE in a line; may be repeated, and --env wins
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+
+    /// The user workers run as, by name or number; the command itself stays what it is
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+
+    /// The group workers run as [default: that of --user]
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
 
     /// The workers' working directory
     #[arg(long, value_name = "DIR")]

@@ -8,12 +8,14 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use everycore::{Address, ListenOptions, Policy, RestartPolicy, RestartSettings};
+use everycore::{Address, Dialect, ListenOptions, Policy, RecycleSettings, RestartPolicy, RestartSettings};
 
 use classes::Classes;
 
+use crate::account::Account;
 use crate::args::value::{Bind, MAX_WORKERS, Variable, Workers};
 use crate::args::{self, Looks, Output, Restart};
+use crate::env_file;
 use crate::exit::{Code, Failure};
 use crate::program::template::Placeholder;
 use crate::program::{self, Family, Program, Service, Wishes};
@@ -130,9 +132,12 @@ pub(crate) struct RunSettings {
     pub(crate) restart: RestartSettings,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) graceful_timeout: Option<Duration>,
+    pub(crate) drain_delay: Option<Duration>,
+    pub(crate) recycle: RecycleSettings,
     pub(crate) hung_timeout: Option<Duration>,
     /// Node workers load our script first.
     pub(crate) preload: bool,
+    pub(crate) account: Account,
     pub(crate) env: Vec<Variable>,
     pub(crate) cwd: Option<PathBuf>,
     pub(crate) style: Style,
@@ -182,6 +187,19 @@ impl RunSettings {
                 "CMD asks for {port}, but no TCP address is bound; add -b ADDR, or set PORT",
             ));
         }
+        let account = Account::find(run.user.as_deref(), run.group.as_deref())?;
+        let hands_off = service.policy.unwrap_or_else(|| around.policy(service.family)).hands_off();
+        if run.max_requests.is_some() && !hands_off {
+            return Err(Failure::usage(
+                "--max-requests counts connections that are handed over; here workers accept for themselves: choose --policy rr, least or sticky where the program allows it, or --max-lifetime",
+            ));
+        }
+        let is_watched = !service.needs_bind && (hands_off || service.dialect == Dialect::Everycore);
+        if run.timeout.is_some() && !is_watched {
+            return Err(Failure::usage(
+                "--timeout: nobody sees whether such a worker is silent, since it accepts for itself and does not use the library; leave it out, or choose --policy rr or least where the program allows it",
+            ));
+        }
         Ok(Self {
             name: run.name.unwrap_or_else(|| program::default_name(&run.command[0])),
             workers: match &classes {
@@ -199,9 +217,17 @@ impl RunSettings {
             restart: restart(run.restart, run.give_up),
             start_timeout: run.start_timeout,
             graceful_timeout: run.graceful_timeout,
+            drain_delay: run.drain_delay,
+            recycle: RecycleSettings {
+                connections: run.max_requests.map(|max| max.least),
+                connections_jitter: run.max_requests.map_or(0, |max| max.jitter),
+                lifetime: run.max_lifetime,
+                memory: run.max_rss,
+            },
             hung_timeout: run.timeout,
             preload: !run.no_preload,
-            env: run.env,
+            env: variables(&account, &run.env_file, run.env)?,
+            account,
             cwd: run.cwd,
             style: around.style(run.looks, run.output),
         })
@@ -242,6 +268,18 @@ fn named(binds: &[Bind]) -> Result<Vec<(String, Address)>, Failure> {
 fn listen_options(binds: &[Bind]) -> Result<Vec<ListenOptions>, Failure> {
     let options = binds.iter().map(|bind| bind.address.split_once('?').map_or("", |(_, options)| options));
     options.map(|text| text.parse().map_err(|error| Failure::usage(format!("-b: {error}")))).collect()
+}
+
+/// What a login would set, then the files, then what was typed: of one name the last counts.
+fn variables(account: &Account, files: &[PathBuf], typed: Vec<Variable>) -> Result<Vec<Variable>, Failure> {
+    let login = account.variables.iter();
+    let mut variables: Vec<Variable> =
+        login.map(|(name, value)| Variable { name: name.into(), value: value.into() }).collect();
+    for file in files {
+        variables.extend(env_file::read(file)?);
+    }
+    variables.extend(typed);
+    Ok(variables)
 }
 
 fn restart(policy: Option<Restart>, give_up: Option<args::value::GiveUp>) -> RestartSettings {

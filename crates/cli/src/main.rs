@@ -5,9 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+mod account;
 mod args;
 mod commands;
 mod config;
+mod env_file;
 mod exit;
 mod output;
 mod program;

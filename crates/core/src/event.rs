@@ -65,6 +65,13 @@ pub enum Event {
         /// How it ended.
         status: ExitStatus,
     },
+    /// The worker's process was seen to use this much memory.
+    Memory {
+        /// Which worker.
+        worker: WorkerId,
+        /// What of it is in memory, in bytes.
+        resident: u64,
+    },
     /// Order: let this worker finish what it has and leave. The restart policy decides on a successor.
     Disconnect {
         /// Which worker.

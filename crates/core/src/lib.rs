@@ -44,6 +44,7 @@ mod listener;
 mod notice;
 mod primary;
 mod random;
+mod recycle;
 mod reload;
 mod restart;
 mod schedule;
@@ -63,8 +64,8 @@ pub use schedule::{
     WhenFull,
 };
 pub use settings::{
-    CreditSettings, Deadlines, Limits, MAX_WORKERS, Readiness, RestartPolicy, RestartSettings, Settings,
-    SettingsError,
+    CreditSettings, Deadlines, Limits, MAX_WORKERS, Readiness, RecycleSettings, RestartPolicy,
+    RestartSettings, Settings, SettingsError,
 };
 pub use snapshot::{ClassSnapshot, Phase, SlotSnapshot, SlotState, Snapshot, WorkerSnapshot};
 pub use time::Time;

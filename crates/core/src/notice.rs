@@ -72,11 +72,17 @@ pub enum Notice {
         /// Why, for people.
         reason: String,
     },
-    /// It left a connection untaken for too long, and gets none until it moves again; or it was silent for longer than
-    /// the time-out allows, and is about to be killed.
+    /// It left a connection untaken for too long, and gets none until it moves again.
     Hung {
         /// Which worker.
         worker: WorkerId,
+    },
+    /// It was silent for longer than the time-out allows. It is about to be killed: the last moment to look at it.
+    TimedOut {
+        /// Which worker.
+        worker: WorkerId,
+        /// The time-out.
+        after: Duration,
     },
     /// It moves again and is back in rotation.
     Recovered {

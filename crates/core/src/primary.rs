@@ -188,6 +188,7 @@ impl Primary {
                 self.with(worker, |worker, effects| worker.disconnected(grace, effects));
             }
             Event::Exited { worker, status } => self.exited(worker, status, now),
+            Event::Memory { worker, resident } => self.weigh(worker, resident, now),
             Event::Disconnect { worker } => self.part(worker, Asked::ByUs, now),
             Event::DisconnectAll => self.disconnect_all(now),
             Event::Kill { worker, signal } => {
@@ -211,6 +212,7 @@ impl Primary {
         for place in 0..self.workers.len() {
             let worker = &self.workers[place];
             if worker.is_ready() {
+                self.check_age(place, now);
                 self.check_hung(place, now);
             } else if worker.deadline().is_some_and(|until| now >= until) {
                 self.overdue(place, now);
@@ -236,12 +238,12 @@ impl Primary {
         workers.chain(seats).chain(stop).chain(self.recycling_deadline()).min()
     }
 
-    fn deadlines_of(&self, worker: &Worker) -> [Option<Time>; 3] {
+    fn deadlines_of(&self, worker: &Worker) -> [Option<Time>; 4] {
         let ready = worker.is_ready();
         let handoff = worker.handoffs.deadline(self.settings.deadlines.handoff).filter(|_| ready);
         let silent =
             worker.handoffs.silent_since().zip(self.settings.hung).map(|(since, patience)| since + patience);
-        [worker.deadline(), handoff, silent.filter(|_| ready)]
+        [worker.deadline(), handoff, silent.filter(|_| ready), worker.retires_at()]
     }
 
     /// What is to be done, in order. Empty until something happens.

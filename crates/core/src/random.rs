@@ -19,6 +19,15 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
+    /// A number from 0 to `most`.
+    pub(crate) fn up_to(&mut self, most: u64) -> u64 {
+        match most.checked_add(1) {
+            Some(1) => 0,
+            Some(count) => self.next() % count,
+            None => self.next(),
+        }
+    }
+
     /// Shortens a delay by up to a quarter, so that slots that failed together do not come back together.
     pub(crate) fn jitter(&mut self, delay: Duration) -> Duration {
         let quarter = u64::try_from(delay.as_nanos() / 4).unwrap_or(u64::MAX);

@@ -34,6 +34,8 @@ pub struct Settings {
     pub restart: RestartSettings,
     /// How long each stage of a worker's life may take.
     pub deadlines: Deadlines,
+    /// When a worker that serves well is replaced all the same. Default: never.
+    pub recycle: RecycleSettings,
     /// A worker silent for this long is killed. Default: never.
     pub hung: Option<Duration>,
     /// How many replacements a reload starts at a time, at least 1. Default 1.
@@ -54,6 +56,7 @@ impl Default for Settings {
             readiness: Readiness::Listening,
             restart: RestartSettings::default(),
             deadlines: Deadlines::default(),
+            recycle: RecycleSettings::default(),
             hung: None,
             surge: 1,
             credit: CreditSettings::default(),
@@ -144,6 +147,19 @@ impl Default for Deadlines {
     }
 }
 
+/// When a worker that serves well is replaced all the same: its successor first, and one worker at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecycleSettings {
+    /// Once it has taken this many connections, at least 1. Counted where the primary hands them over.
+    pub connections: Option<u64>,
+    /// Up to so many more, drawn for each worker. Default 0.
+    pub connections_jitter: u64,
+    /// Once it has been ready for this long, less up to a quarter, drawn for each worker.
+    pub lifetime: Option<Duration>,
+    /// Once it is reported to use this much memory, in bytes, less up to a tenth, drawn for each worker. At least 1.
+    pub memory: Option<u64>,
+}
+
 /// How far ahead of a worker the primary may be with handing connections over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreditSettings {
@@ -215,9 +231,12 @@ impl Settings {
         within("restart.limit", self.restart.limit, 1, u32::MAX)?;
         within("credit.min", self.credit.min, 1, u32::MAX)?;
         within("credit.max", self.credit.max, self.credit.min, u32::MAX)?;
-        for (setting, limit) in
-            [("limits.per_worker", self.limits.per_worker), ("limits.per_listener", self.limits.per_listener)]
-        {
+        for (setting, limit) in [
+            ("limits.per_worker", self.limits.per_worker),
+            ("limits.per_listener", self.limits.per_listener),
+            ("recycle.connections", self.recycle.connections),
+            ("recycle.memory", self.recycle.memory),
+        ] {
             if limit == Some(0) {
                 return Err(SettingsError { setting, problem: "must be at least 1, not 0".into() });
             }
@@ -229,6 +248,7 @@ impl Settings {
         not_zero("deadlines.handoff", self.deadlines.handoff)?;
         not_zero("credit.horizon", self.credit.horizon)?;
         not_zero("credit.stuck_after", self.credit.stuck_after)?;
+        not_zero("recycle.lifetime", self.recycle.lifetime.unwrap_or(Duration::MAX))?;
         not_zero("hung", self.hung.unwrap_or(Duration::MAX))?;
         not_below(
             "restart.max_delay",

@@ -7,6 +7,7 @@ use crate::event::Effect;
 use crate::id::{Generation, ListenerKey, Slot, WorkerId};
 use crate::listener::HandOffs;
 use crate::notice::{ExitReason, ExitStatus, Notice};
+use crate::recycle::Allowance;
 use crate::restart::Run;
 use crate::settings::{Deadlines, Readiness, RestartSettings};
 use crate::time::Time;
@@ -25,6 +26,7 @@ pub(crate) struct Worker {
     pub(crate) forked_at: Time,
     pub(crate) ready_since: Option<Time>,
     pub(crate) recycle: Option<Recycle>,
+    pub(crate) allowance: Allowance,
     pub(crate) handoffs: HandOffs,
     channel: Channel,
 }
@@ -108,6 +110,7 @@ impl Worker {
             forked_at: now,
             ready_since: None,
             recycle: None,
+            allowance: Allowance::default(),
             handoffs: HandOffs::new(now),
             channel: Channel::Open,
         }
@@ -125,6 +128,17 @@ impl Worker {
             State::Starting { .. } | State::Online { .. } => false,
             State::Disconnecting(_) | State::Terminating(_) | State::Killed(_) => false,
         }
+    }
+
+    /// It goes when it has a successor. The first reason given is the one that counts.
+    pub(crate) fn is_to_be_replaced(&mut self, reason: ExitReason, now: Time) {
+        self.recycle.get_or_insert(Recycle { reason, not_before: now });
+    }
+
+    /// When it will have served for long enough, unless it is to be replaced already.
+    pub(crate) fn retires_at(&self) -> Option<Time> {
+        let since = self.ready_since.filter(|_| self.is_ready() && self.recycle.is_none())?;
+        Some(since + self.allowance.lifetime?)
     }
 
     /// Whether it holds its slot: nobody decided yet on what comes after it.

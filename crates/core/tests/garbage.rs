@@ -48,6 +48,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => worker().prop_map(|worker| Event::Disconnect { worker }),
         1 => (worker(), any::<i32>()).prop_map(|(worker, signal)| Event::Kill { worker, signal }),
         1 => worker().prop_map(|worker| Event::Recycle { worker, reason: ExitReason::MaxRss }),
+        1 => (worker(), 0..3_000_u64).prop_map(|(worker, resident)| Event::Memory { worker, resident }),
         2 => Just(Event::Reload),
         1 => (0_u32..6).prop_map(|workers| Event::Scale { workers }),
         1 => urgency.prop_map(|urgency| Event::Stop { urgency }),

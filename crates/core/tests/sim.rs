@@ -91,6 +91,7 @@ fn the_same_seed_plays_the_same_history() {
 fn histories_meet_everything_that_can_happen() {
     let mut unseen = vec![
         "Notify(Hung",
+        "Notify(TimedOut",
         "Notify(Recovered",
         "Notify(Error",
         "Notify(RestartScheduled",
@@ -110,6 +111,8 @@ fn histories_meet_everything_that_can_happen() {
         "reason: Disconnect",
         "reason: Hung",
         "reason: MaxRss",
+        "reason: MaxRequests",
+        "reason: MaxLifetime",
         "reason: Reload",
         "reason: Scale",
         "reason: Stop",

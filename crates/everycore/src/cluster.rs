@@ -4,10 +4,12 @@
 //! `member` holds what the primary keeps of one worker. Decisions are `everycore-core`'s alone.
 
 mod adoption;
+mod autopsy;
 mod channel;
 mod driver;
 mod effects;
 mod event;
+mod farewell;
 mod fit;
 mod group;
 mod handle;
@@ -17,12 +19,14 @@ mod member;
 mod node;
 mod notify;
 mod orders;
+mod orphans;
 mod peeks;
 mod probe;
 mod program;
 mod readiness;
 mod requests;
 mod route;
+mod scales;
 mod secrets;
 mod selector;
 mod socket;
@@ -39,8 +43,9 @@ use std::time::Duration;
 pub use event::{Event, WorkerInfo};
 pub use everycore_core::{
     Candidate, Candidates, ClassCounts, ClassSnapshot, ExitReason, ExitStatus, LeastConnections, Outcome,
-    Phase, Policy, RestartPolicy, RestartSettings, RoundRobin, SchedulingPolicy, Slot, SlotSnapshot,
-    SlotState, Snapshot, Sticky, Totals, UnknownPolicy, Urgency, WhenFull, WorkerId, WorkerSnapshot,
+    Phase, Policy, RecycleSettings, RestartPolicy, RestartSettings, RoundRobin, SchedulingPolicy, Slot,
+    SlotSnapshot, SlotState, Snapshot, Sticky, Totals, UnknownPolicy, Urgency, WhenFull, WorkerId,
+    WorkerSnapshot,
 };
 pub use handle::{Primary, Reply};
 pub use node::{NodeSettings, WorkerPipes, WorkerStdio};
@@ -100,9 +105,11 @@ pub struct Cluster {
     pub(crate) readiness: Readiness,
     pub(crate) restart: RestartSettings,
     pub(crate) deadlines: everycore_core::Deadlines,
+    pub(crate) recycle: RecycleSettings,
     pub(crate) hung: Option<Duration>,
     pub(crate) binds: Vec<(String, Address, ListenOptions)>,
     pub(crate) signals: bool,
+    pub(crate) reap_orphans: bool,
     pub(crate) secret_rotation: Duration,
     pub(crate) program: Program,
     pub(crate) dialect: Dialect,
@@ -137,9 +144,11 @@ impl Default for Cluster {
             readiness: Readiness::Listening,
             restart: RestartSettings::default(),
             deadlines: everycore_core::Deadlines::default(),
+            recycle: RecycleSettings::default(),
             hung: None,
             binds: Vec::new(),
             signals: true,
+            reap_orphans: false,
             secret_rotation: SECRET_ROTATION,
             program: Program::default(),
             dialect: Dialect::default(),
@@ -369,6 +378,40 @@ impl Cluster {
         self
     }
 
+    /// When a worker that serves well is replaced all the same: after so many connections, after some time, or when it
+    /// has grown too large (looked at once a second). Its successor is ready first, and never are two replaced at once.
+    ///
+    /// Connections are counted where the primary hands them over; elsewhere that limit is an error of
+    /// [`run`](Self::run).
+    #[must_use]
+    pub fn recycle(mut self, recycle: RecycleSettings) -> Self {
+        self.recycle = recycle;
+        self
+    }
+
+    /// The user that workers run as; the primary stays what it is. They get no further groups unless
+    /// [`groups`](Self::groups) names some, set-user-id programs give them nothing, and they may listen only on what was
+    /// bound before they started: the primary must not bind for them what they could not.
+    #[must_use]
+    pub fn uid(mut self, uid: u32) -> Self {
+        self.program.ids.uid = Some(uid);
+        self
+    }
+
+    /// The group that workers run as. See [`uid`](Self::uid).
+    #[must_use]
+    pub fn gid(mut self, gid: u32) -> Self {
+        self.program.ids.gid = Some(gid);
+        self
+    }
+
+    /// The further groups of workers that run as somebody else. See [`uid`](Self::uid).
+    #[must_use]
+    pub fn groups(mut self, groups: impl Into<Vec<u32>>) -> Self {
+        self.program.ids.groups = Some(groups.into());
+        self
+    }
+
     /// How long a worker may take to become ready; 60 s unless set. A missed deadline is a failure.
     #[must_use]
     pub fn start_timeout(mut self, limit: Duration) -> Self {
@@ -413,10 +456,21 @@ impl Cluster {
     }
 
     /// Whether [`run`](Self::run) takes the process's signals: `TERM`, `INT`, `QUIT` stop (twice: at once), `HUP`
-    /// reloads, `TTIN` and `TTOU` add and remove a worker. On unless set.
+    /// reloads, `TTIN` and `TTOU` add and remove a worker. Without a controlling terminal `WINCH` lets all workers go and
+    /// keeps the ports, until `HUP` or `TTIN`; on one, a `HUP` that comes with the terminal's end stops. `USR1` and `USR2`
+    /// do nothing yet, and a warning says so. On unless set.
     #[must_use]
     pub fn signals(mut self, take: bool) -> Self {
         self.signals = take;
+        self
+    }
+
+    /// Also waits for every other child of this process that ends: what is expected of a container's first process, to
+    /// which the kernel gives the children of those who died. Not for a program that starts children of its own: their
+    /// status would be taken from it. Needs the process's [`signals`](Self::signals). Off unless set.
+    #[must_use]
+    pub fn reap_orphans(mut self, reap: bool) -> Self {
+        self.reap_orphans = reap;
         self
     }
 

@@ -43,6 +43,15 @@ pub enum Error {
         /// The name asked for.
         name: String,
     },
+    /// The primary has a listener of this name and could not give it to this worker.
+    Listener {
+        /// The name asked for.
+        name: String,
+        /// Kind and error number of the cause.
+        source: io::Error,
+        /// The whole story for people.
+        message: String,
+    },
     /// There is no such worker, or it is gone.
     NoSuchWorker {
         /// The id asked for.
@@ -75,6 +84,20 @@ pub enum Error {
     PrimaryGone,
 }
 
+/// The words of an error of the kernel's, with what to do where a limit is what was met.
+pub(crate) fn advised(error: &io::Error) -> String {
+    match rustix::io::Errno::from_io_error(error) {
+        Some(rustix::io::Errno::MFILE) => format!("{error}; raise the limit on open files (ulimit -n)"),
+        Some(rustix::io::Errno::NFILE) => {
+            format!("{error}; raise the machine's limit on open files (fs.file-max)")
+        }
+        Some(rustix::io::Errno::AGAIN) => {
+            format!("{error}; raise the limit on processes (ulimit -u, pids.max)")
+        }
+        _ => error.to_string(),
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -93,6 +116,7 @@ impl fmt::Display for Error {
                 f,
                 "no listener is named '{name}'; bind it with Cluster::bind(\"{name}\", ADDRESS) or run -b {name}=ADDRESS"
             ),
+            Self::Listener { name, message, .. } => write!(f, "listener '{name}': {message}"),
             Self::NoSuchWorker { worker } => write!(f, "there is no worker {worker}"),
             Self::Message(what) => write!(f, "message: {what}"),
             Self::QueueFull { worker } => {
@@ -113,9 +137,10 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Channel { source, .. } | Self::Bind { source, .. } | Self::System { source, .. } => {
-                Some(source)
-            }
+            Self::Channel { source, .. }
+            | Self::Bind { source, .. }
+            | Self::Listener { source, .. }
+            | Self::System { source, .. } => Some(source),
             _ => None,
         }
     }

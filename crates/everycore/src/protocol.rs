@@ -83,6 +83,8 @@ pub(crate) enum FromWorker {
     Secrets,
     /// Leaves by its own wish; waits for `LeaveNoted`.
     Leaving,
+    /// The program takes no messages, and this question of the primary's was dropped: nobody will answer it.
+    Unheard { request: u64 },
 }
 
 /// Which listener is asked for.
@@ -205,6 +207,7 @@ impl FromWorker {
             Self::Ready => json!({"act": "ready"}),
             Self::Secrets => json!({"act": "secrets"}),
             Self::Leaving => json!({"act": "leaving"}),
+            Self::Unheard { request } => json!({"act": "unheard", "request": request}),
         }
         .to_string()
         .into_bytes()
@@ -240,6 +243,7 @@ impl FromWorker {
             "ready" => Ok(Self::Ready),
             "secrets" => Ok(Self::Secrets),
             "leaving" => Ok(Self::Leaving),
+            "unheard" => Ok(Self::Unheard { request: message.number("request")? }),
             other => Err(ProtocolError(format!("unknown act '{other}'"))),
         }
     }
@@ -499,6 +503,7 @@ mod tests {
             FromWorker::Ready,
             FromWorker::Secrets,
             FromWorker::Leaving,
+            FromWorker::Unheard { request: 7 },
         ];
         for message in from_worker {
             assert_eq!(FromWorker::decode(&message.encode()), Ok(message));

@@ -195,7 +195,7 @@ impl Worker {
     /// Listens on what was bound under this name before the workers started: on all its addresses, if it has several.
     ///
     /// # Errors
-    /// [`Error::NoSuchListener`], [`Error::PrimaryGone`].
+    /// [`Error::NoSuchListener`], [`Error::Listener`] if it is there and cannot be given, [`Error::PrimaryGone`].
     pub async fn listener(&self, name: &str) -> Result<Listener> {
         let (mut listener, mut more) = self.ask(named(name, 0)).await?;
         for place in 1.. {
@@ -341,15 +341,16 @@ fn no_listener(address: &Address) -> Error {
 
 fn refused(failure: ListenFailure, what: Wanted) -> Error {
     let ListenFailure { errno, message } = failure;
+    let source = match errno {
+        0 => io::Error::other(message.clone()),
+        errno => io::Error::from_raw_os_error(errno),
+    };
     match what {
-        Wanted::Named { name, .. } => Error::NoSuchListener { name },
-        Wanted::Bound { address, .. } => {
-            let source = match errno {
-                0 => io::Error::other(message.clone()),
-                errno => io::Error::from_raw_os_error(errno),
-            };
-            Error::Bind { address, source, message }
+        Wanted::Named { name, .. } if errno == rustix::io::Errno::NOENT.raw_os_error() => {
+            Error::NoSuchListener { name }
         }
+        Wanted::Named { name, .. } => Error::Listener { name, source, message },
+        Wanted::Bound { address, .. } => Error::Bind { address, source, message },
     }
 }
 

@@ -8,23 +8,36 @@
     reason = "a test fails by panicking, and says which one ran"
 )]
 
+use std::fs::File;
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use everycore::{Cluster, Error, Event, Readiness, Role, Running, Urgency, Worker};
+use everycore::{Cluster, Error, Event, Listener, Readiness, Role, Running, Urgency, Worker};
+use everycore_sys::PidFd;
+use rustix::process::{Resource, Rlimit};
+use tokio::io::AsyncWriteExt;
 
 /// How long anything may take that should take no time at all.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+const KILL: i32 = 9;
+const CONT: i32 = 18;
+const STOP: i32 = 19;
+
 /// A name, and what is to hold.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 10] = [
     ("a_worker_that_gives_up_its_last_listener_does_not_keep_the_primary_busy", gives_up_its_listener),
     ("a_request_without_end_is_one", request_without_end),
     ("an_observer_that_panics_ends_the_wait_of_others", observer_panics),
+    ("a_question_that_finds_the_queue_full_fails_at_once", question_finds_queue_full),
+    ("a_question_that_the_worker_drops_fails_at_once", question_is_dropped),
+    ("a_stop_serves_everybody_who_waits_already", stop_serves_who_waits),
+    ("what_is_read_back_waits_for_descriptors_to_be_read_back_with", read_back_waits_for_descriptors),
+    ("a_port_of_the_old_version_closes_after_a_reload", old_port_closes),
     ("a_grandchild_that_talks_does_not_keep_the_primary_from_its_work", talking_grandchild),
     ("workers_that_talk_without_end_do_not_keep_clients_waiting", talking_workers),
 ];
@@ -49,11 +62,20 @@ fn main() {
 // --- workers ---
 
 async fn work(worker: Worker) -> everycore::Result<()> {
-    if std::env::args().nth(1).as_deref() == Some("one") {
-        let mut listener = worker.listener("a").await?;
-        let (stream, _) = listener.accept().await.map_err(|error| Error::Message(error.to_string()))?;
-        drop(listener);
-        drop(stream);
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some("one") => {
+            let mut listener = worker.listener("a").await?;
+            let (stream, _) = listener.accept().await.map_err(|error| Error::Message(error.to_string()))?;
+            drop(listener);
+            drop(stream);
+        }
+        Some("serve") => greet(worker.listener("a").await?).await,
+        // The first version listens here, the next ones there.
+        Some("listen") => {
+            greet(worker.listen(args[worker.generation().min(2) as usize].as_str()).await?).await;
+        }
+        _ => {}
     }
     if std::env::args().nth(1).as_deref() == Some("talk") {
         let mut listener = worker.listener("a").await?;
@@ -71,6 +93,13 @@ async fn work(worker: Worker) -> everycore::Result<()> {
     Ok(())
 }
 
+/// A byte for everybody who comes.
+async fn greet(mut listener: Listener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move { stream.write_all(b"!").await });
+    }
+}
+
 // --- helpers ---
 
 /// Runs a cluster of these workers and gives the events that matter.
@@ -80,7 +109,7 @@ fn cluster(kind: &str, workers: usize) -> (Running, Receiver<Event>) {
         .workers(workers)
         .signals(false)
         .readiness(Readiness::Online)
-        .bind("a", "127.0.0.1:0")
+        .bind_with_backlog("a", "127.0.0.1:0", 2000)
         .unwrap()
         .args([kind])
         .on_event(move |_, event| {
@@ -148,6 +177,147 @@ fn request_without_end() {
     running.primary().snapshot().unwrap();
     stop(running);
     assert!(matches!(reply.wait(), Err(Error::Disconnected)));
+}
+
+/// Asks until an answer fails, which must not take until its deadline.
+fn ask_too_much(primary: &everycore::Primary, at_least: usize) {
+    let mut replies = Vec::new();
+    while replies.len() < at_least {
+        match primary.request(1, "anybody?", PATIENCE) {
+            Ok(reply) => replies.push(reply),
+            Err(Error::Message(why)) => assert!(why.contains("orders wait"), "{why}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // Those before it wait for their answers, or their deadlines, as they should.
+    let answer = replies.pop().unwrap().wait();
+    assert!(matches!(answer, Err(Error::QueueFull { worker: 1 })), "{answer:?}");
+}
+
+fn question_finds_queue_full() {
+    let (running, told) = cluster("idle", 1);
+    let ready = await_event(&told, |event| matches!(event, Event::Ready { .. }));
+    let pid = ready.worker().unwrap().pid.unwrap();
+    PidFd::open(pid).unwrap().signal(STOP).unwrap();
+    // More than a stopped worker's channel and its queue hold.
+    ask_too_much(running.primary(), 80_000);
+    running.primary().kill(1, KILL).unwrap();
+    stop(running);
+}
+
+fn question_is_dropped() {
+    let (running, told) = cluster("idle", 1);
+    await_event(&told, |event| matches!(event, Event::Ready { .. }));
+    // More than the worker keeps for a program that takes none.
+    ask_too_much(running.primary(), 1_100);
+    stop(running);
+}
+
+/// Connections nobody has answered yet.
+fn clients(at: SocketAddr, count: usize) -> Vec<TcpStream> {
+    (0..count).map(|_| TcpStream::connect(at).unwrap()).collect()
+}
+
+fn each_is_greeted(clients: &mut [TcpStream]) {
+    for (place, client) in clients.iter_mut().enumerate() {
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut greeting = Vec::new();
+        client.read_to_end(&mut greeting).unwrap_or_else(|error| panic!("client {place}: {error}"));
+        assert_eq!(greeting, b"!", "client {place}");
+    }
+}
+
+/// A cluster of workers that are stopped once they listen.
+fn stopped_servers<const N: usize>() -> (Running, Receiver<Event>, [PidFd; N]) {
+    let (running, told) = cluster("serve", N);
+    let processes = [(); N].map(|()| {
+        let event = await_event(&told, |event| matches!(event, Event::Listening { .. }));
+        PidFd::open(event.worker().unwrap().pid.unwrap()).unwrap()
+    });
+    processes.iter().for_each(|process| process.signal(STOP).unwrap());
+    (running, told, processes)
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn stop_serves_who_waits() {
+    let (running, told, [process]) = stopped_servers();
+    // Several times what the channel to one worker holds.
+    let mut clients = clients(address(&running), 1000);
+    running.primary().stop(Urgency::Graceful).unwrap();
+    await_event(&told, |event| matches!(event, Event::Stopping));
+    process.signal(CONT).unwrap();
+    each_is_greeted(&mut clients);
+    running.wait().unwrap();
+}
+
+fn read_back_waits_for_descriptors() {
+    let (running, _told, [one, other]) = stopped_servers();
+    let connections = || running.primary().snapshot().unwrap().connections;
+    // One that was stopped in the middle of a turn is known to be busy and gets nothing: once more, then.
+    let mut waiting = loop {
+        let mut clients = clients(address(&running), 4);
+        let soon = Instant::now() + Duration::from_millis(500);
+        while connections().outstanding < 2 && Instant::now() < soon {}
+        if connections().outstanding >= 2 {
+            break clients;
+        }
+        for process in [&one, &other] {
+            process.signal(CONT).unwrap();
+        }
+        each_is_greeted(&mut clients);
+        for process in [&one, &other] {
+            process.signal(STOP).unwrap();
+        }
+    };
+    let taken = connections().taken;
+    // No descriptor is left to the primary when it wants to read back what the one was handed and the other can serve.
+    let limits = rustix::process::getrlimit(Resource::Nofile);
+    let few = Rlimit { current: Some(200), ..limits };
+    rustix::process::setrlimit(Resource::Nofile, few).unwrap();
+    let fill: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    one.signal(CONT).unwrap();
+    wait_until("the one goes on", || connections().taken > taken);
+    // Each is a turn of the primary's loop, in which it looks after the other.
+    for _ in 0..200 {
+        let _ = connections();
+    }
+    drop(fill);
+    rustix::process::setrlimit(Resource::Nofile, limits).unwrap();
+    each_is_greeted(&mut waiting);
+    other.signal(CONT).unwrap();
+    stop(running);
+}
+
+fn old_port_closes() {
+    let (tell, told) = channel();
+    // Two addresses that were free a moment ago.
+    let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [old, new] = free.map(|listener| listener.local_addr().unwrap());
+    let running = Cluster::builder()
+        .workers(2)
+        .signals(false)
+        .graceful_timeout(Duration::from_millis(500))
+        .args(["listen".to_owned(), old.to_string(), new.to_string()])
+        .on_event(move |_, event| drop(tell.send(event)))
+        .start()
+        .unwrap();
+    for _ in 0..2 {
+        await_event(&told, |event| matches!(event, Event::Ready { .. }));
+    }
+    each_is_greeted(&mut clients(old, 4));
+    running.primary().reload().unwrap();
+    await_event(&told, |event| matches!(event, Event::ReloadDone { .. }));
+    each_is_greeted(&mut clients(new, 4));
+    wait_until("the old version's port is closed", || TcpStream::connect(old).is_err());
+    each_is_greeted(&mut clients(new, 4));
+    stop(running);
 }
 
 fn observer_panics() {

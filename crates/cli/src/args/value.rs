@@ -218,6 +218,46 @@ impl FromStr for GiveUp {
     }
 }
 
+/// After how many connections a worker is replaced, and up to how many more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MaxRequests {
+    pub(crate) least: u64,
+    pub(crate) jitter: u64,
+}
+
+impl FromStr for MaxRequests {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (least, jitter) = text.split_once('~').unwrap_or((text, "0"));
+        match (least.parse(), jitter.parse()) {
+            (Ok(least), Ok(jitter)) if least > 0 => Ok(Self { least, jitter }),
+            _ => Err("write a number, and perhaps how many more at most, as in 1000 or 1000~50".into()),
+        }
+    }
+}
+
+/// `512M`, `2G`, `800K`, also with a `B` or `iB` behind; powers of 1024, and a bare number counts bytes.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_end_matches("iB").trim_end_matches('B').to_ascii_uppercase();
+    let shift = match unit.as_str() {
+        "" => Some(0),
+        "K" => Some(10),
+        "M" => Some(20),
+        "G" => Some(30),
+        "T" => Some(40),
+        _ => None,
+    };
+    let bytes = number.parse::<u64>().ok().zip(shift).and_then(|(n, shift)| n.checked_mul(1 << shift));
+    match bytes {
+        Some(0) => Err("must be more than 0".into()),
+        Some(bytes) => Ok(bytes),
+        None => Err("write a size such as 512M or 2G".into()),
+    }
+}
+
 /// A duration longer than nothing.
 pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -307,6 +347,21 @@ mod tests {
             assert!(duration(text).is_err(), "{text}");
         }
         assert!(positive_duration("0").is_err());
+    }
+
+    #[test]
+    fn sizes_and_counts() {
+        for (text, bytes) in [("512M", 512 << 20), ("2GiB", 2 << 30), ("800kB", 800 << 10), ("7", 7)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "M", "1.5G", "-1", "0", "99999999999T", "1X"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!("1000".parse(), Ok(MaxRequests { least: 1000, jitter: 0 }));
+        assert_eq!("1000~50".parse(), Ok(MaxRequests { least: 1000, jitter: 50 }));
+        for text in ["0", "~5", "5~", "a", "-1"] {
+            assert!(text.parse::<MaxRequests>().is_err(), "{text}");
+        }
     }
 
     #[test]

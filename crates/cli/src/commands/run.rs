@@ -111,7 +111,8 @@ fn cluster(settings: &RunSettings) -> Result<Cluster, Failure> {
         .inherit_listeners(settings.service.inherit)
         .dialect(settings.service.dialect)
         .preload(settings.preload)
-        .restart(settings.restart.clone());
+        .restart(settings.restart.clone())
+        .recycle(settings.recycle.clone());
     match &settings.classes {
         Some(classes) => cluster = cluster.route(classes.route()?),
         None => cluster = cluster.workers(settings.workers).policy(settings.policy),
@@ -128,6 +129,21 @@ fn cluster(settings: &RunSettings) -> Result<Cluster, Failure> {
     }
     if let Some(limit) = settings.graceful_timeout {
         cluster = cluster.graceful_timeout(limit);
+    }
+    // A container's first process is given everybody's orphans.
+    cluster = cluster.reap_orphans(std::process::id() == 1);
+    if let Some(delay) = settings.drain_delay {
+        cluster = cluster.drain_delay(delay);
+    }
+    let account = &settings.account;
+    if let Some(uid) = account.uid {
+        cluster = cluster.uid(uid);
+    }
+    if let Some(gid) = account.gid {
+        cluster = cluster.gid(gid);
+    }
+    if let Some(groups) = &account.groups {
+        cluster = cluster.groups(groups.clone());
     }
     if let Some(limit) = settings.hung_timeout {
         cluster = cluster.hung_timeout(limit);

@@ -28,6 +28,9 @@ pub(crate) fn line(app: &str, event: &Event, now: SystemTime) -> Option<String> 
         Event::Error { reason, .. } => ("worker_error", json!({"reason": reason})),
         Event::Hung { .. } => ("worker_hung", json!({})),
         Event::Blocked { duration, .. } => ("worker_blocked", json!({"duration_ms": millis(*duration)})),
+        Event::TimedOut { after, doing, .. } => {
+            ("worker_timed_out", json!({"after_ms": millis(*after), "threads": doing}))
+        }
         Event::Recovered { .. } => ("worker_recovered", json!({})),
         Event::RestartScheduled { slot, delay, failures } => {
             ("restart_scheduled", json!({"slot": slot, "delay_ms": millis(*delay), "failures": failures}))

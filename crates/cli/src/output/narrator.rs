@@ -94,6 +94,15 @@ impl Narrator {
                 "{worker} was blocked: its event loop stood still for {}",
                 spoken(*duration)
             ))),
+            Event::TimedOut { worker, after, doing } => {
+                let doing = if doing.is_empty() {
+                    String::new()
+                } else {
+                    format!("; its threads: {}", doing.join("; "))
+                };
+                let line = format!("{worker} was silent for {} and is killed{doing}", spoken(*after));
+                Some(Line::bad(line).explained_by(Some(worker.id)))
+            }
             Event::Recovered { worker } => Some(Line::plain(format!("{worker} takes connections again"))),
             Event::RestartScheduled { delay, .. } if delay.is_zero() => None,
             Event::RestartScheduled { slot, delay, failures } => Some(Line::plain(format!(

@@ -88,12 +88,20 @@ impl Running {
         }
     }
 
+    /// The next line that contains `part`, among those that are there already.
+    pub(crate) fn line_now(&mut self, part: &str) -> Option<String> {
+        while let Ok(line) = self.lines.try_recv() {
+            self.seen.push(line.clone());
+            if line.contains(part) {
+                return Some(line);
+            }
+        }
+        None
+    }
+
     /// Where it serves, from the first line that says so.
     pub(crate) fn address(&mut self) -> SocketAddr {
-        let line = self.line("127.0.0.1:");
-        let digits = line.split("127.0.0.1:").nth(1).unwrap();
-        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-        format!("127.0.0.1:{}", &digits[..end]).parse().unwrap()
+        address_in(&self.line("127.0.0.1:"))
     }
 
     /// Waits until `count` workers have said that they are ready; gives their pids.
@@ -153,6 +161,13 @@ fn forward(output: impl Read + Send + 'static, lines: Sender<String>) {
 pub(crate) fn send(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     kill_process(pid, signal).unwrap();
+}
+
+/// The address in a line.
+pub(crate) fn address_in(line: &str) -> SocketAddr {
+    let digits = line.split("127.0.0.1:").nth(1).unwrap();
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    format!("127.0.0.1:{}", &digits[..end]).parse().unwrap()
 }
 
 /// The number after `pid ` in a line.

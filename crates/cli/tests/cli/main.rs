@@ -7,6 +7,7 @@
 mod apps;
 mod demo;
 mod harness;
+mod keeping;
 mod node;
 mod reload;
 mod run;

@@ -84,9 +84,7 @@ impl Primary {
         }
         if let Some(patience) = self.settings.hung.filter(|&patience| worker.handoffs.is_silent_for(patience))
         {
-            if !worker.handoffs.is_hung() {
-                self.effects.push(Effect::Notify(Notice::Hung { worker: worker.id }));
-            }
+            self.effects.push(Effect::Notify(Notice::TimedOut { worker: worker.id, after: patience }));
             worker.terminate(ExitReason::Hung, grace, &mut self.effects);
             self.failed_in_place(place, &format!("was silent for {patience:?}"), now);
         }

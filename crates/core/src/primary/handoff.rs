@@ -7,7 +7,7 @@ use crate::credit;
 use crate::event::Effect;
 use crate::id::{ClassKey, ListenerKey, WorkerId};
 use crate::listener::{Counters, HandOffs, Observed};
-use crate::notice::Notice;
+use crate::notice::{ExitReason, Notice};
 use crate::schedule::{Candidate, Candidates, Peer, Router, SchedulingPolicy};
 use crate::time::Time;
 use crate::worker::Worker;
@@ -114,6 +114,11 @@ impl Primary {
             }
             Observed::Recovered | Observed::Nothing => {}
         }
+        if worker.is_ready()
+            && worker.allowance.connections.is_some_and(|most| worker.handoffs.taken() >= most)
+        {
+            worker.is_to_be_replaced(ExitReason::MaxRequests, now);
+        }
     }
 
     /// Chooses the worker for a connection that arrived on a listener.
@@ -196,6 +201,15 @@ impl Primary {
             }
         }
         Assignment::To(to)
+    }
+
+    /// Counts a connection that was handed to this worker without a choice: it holds the listener, and nobody stays that
+    /// does.
+    pub fn hand_to(&mut self, worker: WorkerId, now: Time) {
+        self.latest = now;
+        if let Some(place) = self.place(worker) {
+            self.workers[place].handoffs.handed(now, self.settings.deadlines.handoff);
+        }
     }
 
     /// Takes back what was handed to a worker but never taken: it could not be sent, was read back, or declined. The

@@ -6,7 +6,7 @@ use crate::id::{Generation, Slot, WorkerId};
 use crate::notice::{ExitReason, Notice};
 use crate::settings::MAX_WORKERS;
 use crate::time::Time;
-use crate::worker::{Asked, Recycle, Worker};
+use crate::worker::{Asked, Worker};
 
 impl Primary {
     /// One worker is to leave; the restart policy decides on a successor.
@@ -35,11 +35,7 @@ impl Primary {
     }
 
     pub(super) fn recycle(&mut self, worker: WorkerId, reason: ExitReason, now: Time) {
-        self.with(worker, |worker, _| {
-            if worker.recycle.is_none() {
-                worker.recycle = Some(Recycle { reason, not_before: now });
-            }
-        });
+        self.with(worker, |worker, _| worker.is_to_be_replaced(reason, now));
     }
 
     pub(super) fn scale(&mut self, workers: u32, now: Time) {

@@ -22,6 +22,11 @@ impl Primary {
         self.serving(on).any(|serving| serving.id == worker)
     }
 
+    /// Whether it was ordered to stop, or all workers to leave.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
     /// Whether any ready worker serves this listener, busy or not.
     pub fn is_served(&self, on: ListenerKey) -> bool {
         self.workers.iter().any(|worker| worker.is_ready() && worker.handoffs.serves(on))

@@ -4,6 +4,7 @@ use super::{Primary, Reload, Vacancy};
 use crate::event::Effect;
 use crate::id::{Generation, Slot, WorkerId};
 use crate::notice::{ExitReason, Notice};
+use crate::recycle::Allowance;
 use crate::reload::{self, Recycling, Step};
 use crate::time::Time;
 use crate::worker::Worker;
@@ -36,7 +37,11 @@ impl Primary {
         let worker = WorkerId::new(self.next_worker);
         self.next_worker = self.next_worker.checked_add(1).expect("no primary lives for 2^32 workers");
         self.seats[slot.get() as usize].vacancy = Vacancy::Open;
-        self.workers.push(Worker::new(worker, slot, generation, now, now + self.settings.deadlines.start));
+        let allowance = Allowance::draw(&self.settings.recycle, &mut self.random);
+        let start_until = now + self.settings.deadlines.start;
+        let mut fresh = Worker::new(worker, slot, generation, now, start_until);
+        fresh.allowance = allowance;
+        self.workers.push(fresh);
         self.effects.push(Effect::Spawn { worker, slot, generation });
         self.notify(Notice::Fork { worker, slot, generation });
     }
@@ -95,6 +100,23 @@ impl Primary {
         if self.reload.take().is_some_and(|reload| reload.again) {
             self.start_reload();
         }
+    }
+
+    /// A worker has served for as long as it may.
+    pub(super) fn check_age(&mut self, place: usize, now: Time) {
+        let worker = &mut self.workers[place];
+        if worker.retires_at().is_some_and(|at| now >= at) {
+            worker.is_to_be_replaced(ExitReason::MaxLifetime, now);
+        }
+    }
+
+    /// A worker was weighed.
+    pub(super) fn weigh(&mut self, worker: WorkerId, resident: u64, now: Time) {
+        self.with(worker, |worker, _| {
+            if worker.is_ready() && worker.allowance.memory.is_some_and(|most| resident >= most) {
+                worker.is_to_be_replaced(ExitReason::MaxRss, now);
+            }
+        });
     }
 
     fn advance_recycling(&mut self, now: Time) {

@@ -161,6 +161,7 @@ fn news(notice: &Notice) -> String {
         }
         Notice::Error { worker, reason } => format!("error {worker}: {reason}"),
         Notice::Hung { worker } => format!("hung {worker}"),
+        Notice::TimedOut { worker, after } => format!("{worker} was silent for {after:?}"),
         Notice::Recovered { worker } => format!("recovered {worker}"),
         Notice::RestartScheduled { slot, failures, .. } => format!("restart {slot} after failure {failures}"),
         Notice::SlotErrored { slot, failures, .. } => format!("slot {slot} errored after {failures}"),

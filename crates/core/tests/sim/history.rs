@@ -67,6 +67,12 @@ fn settings(dice: &mut Dice, seed: u64) -> Settings {
             drain_delay: dice.pick(&[Duration::ZERO, Duration::from_secs(1)]),
             ..Deadlines::default()
         },
+        recycle: RecycleSettings {
+            connections: dice.pick(&[None, None, None, Some(2)]),
+            connections_jitter: dice.pick(&[0, 3]),
+            lifetime: dice.pick(&[None, None, None, Some(Duration::from_secs(20))]),
+            memory: dice.pick(&[None, Some(1_000)]),
+        },
         hung: dice.pick(&[None, None, Some(Duration::from_secs(4))]),
         surge: dice.pick(&[1, 1, 2]),
         seed,
@@ -122,7 +128,8 @@ fn order(world: &mut World) -> Option<Event> {
     Some(match world.dice.below(24) {
         0..=5 => Event::Reload,
         6..=8 => Event::Scale { workers: world.dice.between(0, 5) as u32 },
-        9..=11 => Event::Recycle { worker, reason },
+        9 | 10 => Event::Recycle { worker, reason },
+        11 => Event::Memory { worker, resident: world.dice.between(0, 2_000) },
         12 | 13 => Event::Disconnect { worker },
         14..=16 => Event::Kill { worker, signal: world.dice.pick(&[9, 15]) },
         17 => Event::Stop { urgency: world.dice.pick(&[Urgency::Graceful, Urgency::Fast]) },
@@ -143,8 +150,14 @@ fn comes_to_rest(world: &mut World) {
     if world.primary.is_finished() || picture.stopping {
         return;
     }
-    assert_eq!(world.next(), None, "nothing is left to do: {picture:#?}");
     assert_eq!(picture.reloading, None);
+    let picture = match world.settings.recycle.lifetime {
+        None => {
+            assert_eq!(world.next(), None, "nothing is left to do: {picture:#?}");
+            picture
+        }
+        Some(_) => between_two_recyclings(world),
+    };
     let mut filled = 0;
     for slot in &picture.slots {
         match slot.state {
@@ -158,6 +171,22 @@ fn comes_to_rest(world: &mut World) {
     if filled > 0 {
         assert_eq!(world.unserved(), 0, "every client was served");
     }
+}
+
+/// Where workers come to their age there is always something left to do, but never for long.
+fn between_two_recyclings(world: &mut World) -> Snapshot {
+    for _ in 0..1_000 {
+        let picture = world.primary.snapshot();
+        let is_whole = |slot: &SlotSnapshot| !matches!(slot.state, SlotState::Waiting(_) | SlotState::Open);
+        let is_quiet = picture.workers.iter().all(|worker| worker.phase == Phase::Listening)
+            && picture.slots.iter().all(is_whole)
+            && world.unserved() == 0;
+        if is_quiet || world.next().is_none() {
+            return picture;
+        }
+        world.advance();
+    }
+    panic!("a recycling does not come to its end: {:#?}", world.primary.snapshot());
 }
 
 /// A graceful stop ends within its deadlines, whatever the workers do.

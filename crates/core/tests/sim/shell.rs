@@ -92,10 +92,20 @@ impl World {
     pub(crate) fn hand(&mut self, connection: Connection, worker: WorkerId) {
         self.note(|| format!("    connection {connection} to {worker}"));
         self.watch.assigned(worker, self.now);
+        self.keeps_the_limits(worker);
         self.connections[connection] = Place::Sent(worker);
         let process = self.processes.get_mut(&worker).expect("a worker in rotation has a process");
         process.channel.push_back(connection);
         self.awaken(worker);
+    }
+
+    /// There is room for one more connection of this worker's.
+    fn keeps_the_limits(&self, worker: WorkerId) {
+        let live = |process: &Process| (process.channel.len() + process.open.len()) as u64;
+        let Limits { per_worker, per_listener } = self.settings.limits;
+        let (own, all) = (live(&self.processes[&worker]), self.processes.values().map(live).sum::<u64>());
+        assert!(per_worker.is_none_or(|most| own < most), "{worker} has {own} connections and gets one more");
+        assert!(per_listener.is_none_or(|most| all < most), "all have {all} connections and get one more");
     }
 
     pub(crate) fn spawn(&mut self, worker: WorkerId, generation: Generation) {

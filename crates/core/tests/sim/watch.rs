@@ -23,6 +23,8 @@ struct Seen {
     /// Somebody ordered it to leave, or it wanted to.
     wanted_away: bool,
     recycled: bool,
+    ready_at: Time,
+    given: u64,
     forgotten: bool,
 }
 
@@ -48,6 +50,8 @@ pub(crate) struct Watch {
     newest: u32,
     /// Generations of workers that failed in this step.
     failed: Vec<Generation>,
+    /// Who is to be sent a signal by this step's order.
+    ordered: Option<WorkerId>,
 }
 
 impl Watch {
@@ -60,6 +64,7 @@ impl Watch {
             reloading: None,
             newest: 1,
             failed: Vec::new(),
+            ordered: None,
         }
     }
 
@@ -76,6 +81,7 @@ impl Watch {
 
     /// An event goes in.
     pub(crate) fn hears(&mut self, event: &Event, _now: Time) {
+        self.ordered = None;
         match event {
             Event::Leaving { worker } | Event::Disconnect { worker } => {
                 if let Some(seen) = self.workers.get_mut(worker.get() as usize - 1) {
@@ -83,9 +89,19 @@ impl Watch {
                     seen.leaving = true;
                 }
             }
+            Event::Kill { worker, .. } => self.ordered = Some(*worker),
             Event::Disconnected { worker } => self.seen(*worker).leaving = true,
             Event::Recycle { worker, .. } => {
                 if let Some(seen) = self.workers.get_mut(worker.get() as usize - 1) {
+                    seen.recycled = true;
+                }
+            }
+            Event::Memory { worker, resident } => {
+                // Each draws up to a tenth less.
+                let most = self.settings.recycle.memory.map(|most| most - most / 10);
+                if let Some(seen) = self.workers.get_mut(worker.get() as usize - 1)
+                    && most.is_some_and(|most| *resident >= most)
+                {
                     seen.recycled = true;
                 }
             }
@@ -94,11 +110,7 @@ impl Watch {
             | Event::Listening { .. }
             | Event::StoppedListening { .. }
             | Event::Ready { .. } => {}
-            Event::DisconnectAll
-            | Event::Kill { .. }
-            | Event::Reload
-            | Event::Scale { .. }
-            | Event::Stop { .. } => {}
+            Event::DisconnectAll | Event::Reload | Event::Scale { .. } | Event::Stop { .. } => {}
         }
     }
 
@@ -108,10 +120,14 @@ impl Watch {
             Effect::Spawn { worker, slot, generation } => self.spawn(*worker, *slot, *generation),
             Effect::Disconnect { worker } => {
                 assert!(self.living(*worker).ready || self.living(*worker).stage >= Stage::Online);
-                self.taken_away(*worker, true);
+                self.taken_away(*worker, true, now);
             }
             Effect::Signal { worker, .. } => {
                 self.living(*worker);
+                // An order to send a signal does nothing else; any other is a rung of the ladder.
+                if self.ordered.take() != Some(*worker) {
+                    self.seen(*worker).leaving = true;
+                }
             }
             Effect::Withdraw { worker } => assert!(!self.seen(*worker).forgotten, "{worker} is forgotten"),
             Effect::Forget { worker } => {
@@ -133,6 +149,19 @@ impl Watch {
         assert!(!self.stopping, "{worker} is started although the primary stops");
         assert!(slot.get() < self.slots, "{worker} is started in slot {slot} of {}", self.slots);
         assert!(generation.get() <= self.newest, "generation {generation} was never asked for");
+        if self.reloading.is_none() && self.sitting(slot) > 0 {
+            // Somebody is to be replaced: one at a time, and nobody meanwhile leaves.
+            assert!(
+                (0..self.slots).all(|other| self.sitting(Slot::new(other)) <= 1),
+                "two are replaced at once"
+            );
+            let leaving = |seen: &&Seen| seen.leaving && seen.stage < Stage::Ended;
+            assert_eq!(
+                self.workers.iter().filter(leaving).count(),
+                0,
+                "one is replaced while another leaves"
+            );
+        }
         self.workers.push(Seen {
             slot,
             generation,
@@ -142,8 +171,16 @@ impl Watch {
             hung: false,
             wanted_away: false,
             recycled: false,
+            ready_at: Time::ZERO,
+            given: 0,
             forgotten: false,
         });
+    }
+
+    /// How many hold a slot and stay.
+    fn sitting(&self, slot: Slot) -> usize {
+        let sits = |seen: &&Seen| seen.slot == slot && !seen.leaving && seen.stage < Stage::Ended;
+        self.workers.iter().filter(sits).count()
     }
 
     fn living(&mut self, worker: WorkerId) -> &Seen {
@@ -153,13 +190,14 @@ impl Watch {
     }
 
     /// A worker goes out of rotation by the primary's decision.
-    fn taken_away(&mut self, worker: WorkerId, by_disconnect: bool) {
+    fn taken_away(&mut self, worker: WorkerId, by_disconnect: bool, now: Time) {
         let seen = self.living(worker).clone();
         let reason = self.stopping || seen.slot.get() >= self.slots || seen.wanted_away || !by_disconnect;
         let successor = self.workers[worker.get() as usize..].iter().any(|other| {
             other.slot == seen.slot && other.ready && !other.leaving && other.stage < Stage::Ended
         });
-        let replaceable = seen.recycled || seen.generation.get() < self.newest;
+        let replaceable =
+            seen.recycled || self.has_done_enough(&seen, now) || seen.generation.get() < self.newest;
         assert!(
             !seen.ready || reason || successor && replaceable,
             "{worker} serves and is taken away although no successor is ready"
@@ -167,7 +205,14 @@ impl Watch {
         self.seen(worker).leaving = true;
     }
 
-    fn notice(&mut self, notice: &Notice, _now: Time) {
+    /// Whether it may have used up what it drew of age or connections.
+    fn has_done_enough(&self, seen: &Seen, now: Time) -> bool {
+        let RecycleSettings { connections, lifetime, .. } = self.settings.recycle;
+        lifetime.is_some_and(|longest| now - seen.ready_at >= longest * 3 / 4)
+            || connections.is_some_and(|least| seen.given >= least)
+    }
+
+    fn notice(&mut self, notice: &Notice, now: Time) {
         match notice {
             Notice::Fork { worker, .. } => self.reaches(*worker, Stage::Forked),
             Notice::Spawned { worker, .. } => self.reaches(*worker, Stage::Spawned),
@@ -177,6 +222,7 @@ impl Watch {
                 self.is_online(*worker);
                 assert!(!self.seen(*worker).ready, "{worker} becomes ready twice");
                 self.seen(*worker).ready = true;
+                self.seen(*worker).ready_at = now;
             }
             Notice::Disconnect { worker } => self.reaches(*worker, Stage::Disconnected),
             Notice::Exit { worker, slot, generation, status, reason, .. } => {
@@ -197,6 +243,10 @@ impl Watch {
             Notice::Hung { worker } => {
                 assert!(!self.seen(*worker).hung, "{worker} hangs twice");
                 self.seen(*worker).hung = true;
+            }
+            Notice::TimedOut { worker, after } => {
+                assert_eq!(self.settings.hung, Some(*after));
+                assert!(self.living(*worker).ready, "{worker} was not there to be silent");
             }
             Notice::Recovered { worker } => {
                 assert!(self.seen(*worker).hung, "{worker} had not hung");
@@ -261,6 +311,7 @@ impl Watch {
         let seen = self.living(worker);
         assert!(seen.ready, "{worker} gets a connection before it is ready");
         assert!(!seen.leaving, "{worker} gets a connection although it leaves");
+        self.seen(worker).given += 1;
     }
 
     /// Compares the books with what the primary says of itself.

@@ -11,6 +11,7 @@ use super::member::{Side, Written};
 use super::node::unconfirmed;
 use super::sources::Wake;
 use crate::address::BoundAddress;
+use crate::error::{Error, advised};
 use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker, VERSION, Wanted};
 
 const KILL: i32 = 9;
@@ -181,6 +182,11 @@ impl Driver {
                 self.order(CoreEvent::Leaving { worker });
                 self.reply(worker, &ToWorker::LeaveNoted, Vec::new());
             }
+            FromWorker::Unheard { request } => {
+                if let Some(member) = self.members.get_mut(&worker) {
+                    member.requests.close(request, Err(Error::QueueFull { worker: worker.get() }));
+                }
+            }
         }
     }
 
@@ -199,10 +205,10 @@ impl Driver {
     /// The worker serves this listener no longer.
     pub(super) fn closed_listener(&mut self, worker: WorkerId, listener: ListenerKey) {
         self.order(CoreEvent::StoppedListening { worker, listener });
-        if let Some(member) = self.members.get_mut(&worker) {
-            let back = member.close_handoff(listener);
-            self.core.returned(worker, back.len() as u64);
-            self.listeners.take_back(back);
+        if let Some(channel) = self.members.get_mut(&worker).and_then(|member| member.close_handoff(listener))
+        {
+            self.remains.push((worker, channel));
+            self.read_remains();
         }
         self.listeners.closed_by(worker, listener, &self.sources, self.core.is_leaving(worker));
     }
@@ -232,9 +238,16 @@ impl Driver {
     }
 
     fn listen(&mut self, worker: WorkerId, request: u64, what: Wanted) {
+        let held = self.listeners.held_by(worker);
         let (answer, handles) = match self.grant(worker, request, what) {
             Ok((answer, handle)) => (answer, vec![handle]),
-            Err(failure) => (ToWorker::Refused { request, failure }, Vec::new()),
+            Err(failure) => {
+                // What it was to have and did not get is nobody's.
+                for key in self.listeners.held_by(worker).into_iter().filter(|key| !held.contains(key)) {
+                    self.listeners.closed_by(worker, key, &self.sources, false);
+                }
+                (ToWorker::Refused { request, failure }, Vec::new())
+            }
         };
         self.reply(worker, &answer, handles);
     }
@@ -247,7 +260,7 @@ impl Driver {
     ) -> Result<(ToWorker, std::os::fd::OwnedFd), ListenFailure> {
         let system = |error: std::io::Error| ListenFailure {
             errno: error.raw_os_error().unwrap_or(0),
-            message: format!("cannot pass the listener on: {error}"),
+            message: format!("the primary cannot pass the listener on: {}", advised(&error)),
         };
         let key = self.listeners.grant(worker, what)?;
         let Some(listening) = self.listeners.get(key) else {

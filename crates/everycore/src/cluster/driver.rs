@@ -4,21 +4,23 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Slot, Time, WorkerId};
+use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Time, WorkerId};
 use everycore_sys::descriptors::close_together;
 use everycore_sys::eventfd::EventFd;
 use everycore_sys::signals::{self, SignalPipe};
 
 use super::adoption::Adoptions;
+use super::farewell::HeldBack;
 use super::fit;
 use super::handle::{Primary, Shared};
-use super::handoff::Arrival;
+use super::handoff::HandOff;
 use super::listener::{Listeners, Members};
 use super::member::{Side, Wish};
 use super::node::Preload;
 use super::notify::NotifySocket;
 use super::program::{Dialect, Program};
 use super::readiness::Readying;
+use super::scales::Scales;
 use super::secrets::{self, Rotation};
 use super::selector::Selector;
 use super::socket::Options;
@@ -33,6 +35,9 @@ use crate::protocol::Mode;
 /// How often a primary looks after a worker that has been handed something and does not take it: soon, then less and
 /// less often.
 const TICK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// The shortest and the longest time between two looks at workers that may be killed for their silence.
+const WATCH: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// The primary at work.
 pub(crate) struct Driver {
@@ -57,12 +62,18 @@ pub(crate) struct Driver {
     pub(super) deadlines: Deadlines,
     pub(super) readiness: Readiness,
     pub(super) readying: Readying,
+    pub(super) scales: Scales,
+    /// How often workers are looked at where silence is punished: a blocked one wakes nobody.
+    watch: Option<Duration>,
     pub(super) notify: Option<NotifySocket>,
     /// Once a worker has asked for them.
     pub(super) secrets: Option<Rotation>,
     pub(super) secret_rotation: Duration,
     pub(super) signals: Option<SignalPipe>,
     pub(super) stop: orders::StopKeys,
+    /// Hand-off channels of workers that gave them up or are gone, not read to their end for want of descriptors.
+    pub(super) remains: Vec<(WorkerId, HandOff)>,
+    pub(super) held_back: HeldBack,
     /// Workers whose channel is to be looked after, in turn: something came, or one turn was not enough.
     pub(super) channels: VecDeque<WorkerId>,
     /// Workers with words queued in this turn: all of one worker's go out together.
@@ -73,7 +84,7 @@ pub(crate) struct Driver {
     /// Numbers the messages to Node workers, one series for all as Node has it.
     pub(super) seq: i64,
     /// Our copies of connections that were handed over in this turn.
-    gone: Vec<OwnedFd>,
+    pub(super) gone: Vec<OwnedFd>,
     tick: Duration,
     wakes: Vec<Wake>,
     /// Listeners with connections, as the last wait said.
@@ -91,6 +102,11 @@ impl Driver {
         let policy = cluster.policy.unwrap_or_else(|| fit::policy_from_environment(cluster.dialect));
         let hands_off = cluster.scheduling.is_some() || policy.hands_off();
         fit::check(&cluster.limits, policy, hands_off, cluster.dialect)?;
+        if cluster.recycle.connections.is_some() && !hands_off {
+            return Err(Error::Setting(format!(
+                "recycle.connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least or sticky"
+            )));
+        }
         secrets::check_period(cluster.secret_rotation)?;
         let settings = Settings {
             workers: u32::try_from(workers.get()).unwrap_or(u32::MAX),
@@ -104,6 +120,7 @@ impl Driver {
             },
             restart: cluster.restart.clone(),
             deadlines: cluster.deadlines.clone(),
+            recycle: cluster.recycle.clone(),
             hung: cluster.hung,
             limits: cluster.limits,
             seed: u64::from(std::process::id()),
@@ -123,6 +140,7 @@ impl Driver {
         if cluster.program.inherit_listeners {
             listeners.block().map_err(doing("preparing the sockets workers inherit"))?;
         }
+        listeners.permanent_only = cluster.program.ids.differ();
         listeners.one_per_slot = policy == Policy::Reuseport && !hands_off;
         let sources = Sources::new().map_err(doing("epoll"))?;
         let shared = Shared::new(EventFd::new().map_err(doing("eventfd"))?);
@@ -136,6 +154,8 @@ impl Driver {
             _ => None,
         };
         let started = Instant::now();
+        let watch = settings.hung.map(|patience| (patience / 4).clamp(WATCH.0, WATCH.1));
+        let scales = Scales::new(settings.recycle.memory.is_some(), started);
         let mut core = core::Primary::new(settings, Time::ZERO);
         if let Some(scheduling) = cluster.scheduling {
             core = core.with_scheduling(scheduling);
@@ -164,11 +184,15 @@ impl Driver {
             deadlines: cluster.deadlines,
             readiness: cluster.readiness,
             readying: Readying::default(),
+            scales,
+            watch,
             notify,
             secrets: None,
             secret_rotation: cluster.secret_rotation,
             signals: None,
-            stop: orders::StopKeys::new(cluster.signals),
+            stop: orders::StopKeys::new(cluster.signals, cluster.reap_orphans),
+            remains: Vec::new(),
+            held_back: HeldBack::new(),
             channels: VecDeque::new(),
             unsent: Vec::new(),
             pictured: false,
@@ -286,11 +310,13 @@ impl Driver {
         while let Some(overdue) = self.listeners.overdue(instant) {
             self.look_again(overdue, true);
         }
+        self.listeners.close_abandoned(instant, &self.sources);
         for key in self.listeners.retries(instant) {
             self.drain(key);
         }
         self.rotate_secrets_when_due(instant);
         self.look_for_readiness(instant);
+        self.weigh(instant);
     }
 
     // --- waiting ---
@@ -377,7 +403,9 @@ impl Driver {
             .flat_map(|member| [member.requests.next_deadline(), member.sulks_until()])
             .flatten()
             .chain(self.listeners.next_retry())
+            .chain(self.listeners.next_abandoned())
             .chain(self.readying.next_look())
+            .chain(self.scales.next())
             .chain(self.next_rotation())
             .min()
             .map(|instant| instant.saturating_duration_since(Instant::now()));
@@ -385,7 +413,11 @@ impl Driver {
             self.members.values().any(|m| m.link.as_ref().is_some_and(|link| link.connection.is_throttled()));
         // A worker that others wait for may come to count as stopped by the mere passing of time.
         let waited_for = self.listeners.waited_on().next().is_some();
-        let untaken = throttled || waited_for || self.members.values_mut().any(|member| member.has_untaken());
+        let left_over = !self.remains.is_empty() || !self.held_back.is_empty();
+        let untaken = throttled
+            || waited_for
+            || left_over
+            || self.members.values_mut().any(|member| member.has_untaken());
         let tick = if untaken {
             let tick = self.tick;
             self.tick = (tick * 2).min(TICK.1);
@@ -394,7 +426,7 @@ impl Driver {
             self.tick = TICK.0;
             None
         };
-        [core, instants, tick].into_iter().flatten().min()
+        [core, instants, tick, self.watch].into_iter().flatten().min()
     }
 
     // --- connections ---
@@ -404,7 +436,7 @@ impl Driver {
         self.pictured = false;
         let now = self.now();
         for (worker, member) in &mut self.members {
-            if member.is_served_by_hand() {
+            if member.is_served_by_hand() || self.watch.is_some() && member.tells_of_itself() {
                 let counters = member.counters();
                 self.core.observe(*worker, counters, now);
             }
@@ -414,11 +446,16 @@ impl Driver {
     /// Accepts where connections wait, after taking back what stuck workers hold.
     fn serve_listeners(&mut self) {
         if self.mode == Mode::Shared {
+            if self.watch.is_some() {
+                self.observe();
+            }
             return;
         }
         self.observe();
+        self.read_remains();
         self.relieve_stuck();
         let before = self.listeners.handed;
+        self.go_on_leaving();
         let mut arriving = std::mem::take(&mut self.arriving);
         arriving.extend(self.listeners.starved());
         arriving.extend(self.listeners.waited_on());
@@ -479,11 +516,12 @@ impl Driver {
         }
     }
 
-    /// Sends what was assigned to a worker; what does not fit is next for somebody else.
-    pub(super) fn flush_handoffs(&mut self, worker: WorkerId) {
-        let Some(member) = self.members.get_mut(&worker) else { return };
+    /// Sends what was assigned to a worker; what does not fit is next for somebody else, and counted here.
+    pub(super) fn flush_handoffs(&mut self, worker: WorkerId) -> usize {
+        let Some(member) = self.members.get_mut(&worker) else { return 0 };
         let left = member.flush_handoffs(&mut self.seq, &mut self.gone);
         let is_node = matches!(member.side, Side::Node(_));
+        let count = left.len();
         if !left.is_empty() {
             self.core.returned(worker, left.len() as u64);
             self.listeners.take_back(left);
@@ -491,41 +529,22 @@ impl Driver {
         if is_node {
             self.flush_channel(worker);
         }
+        count
     }
 
-    /// The last workers of a listener are about to be told to leave: who waits already still gets in, whatever their
-    /// credit. When the cluster stops, nobody else does.
-    pub(super) fn hand_out_the_rest(&mut self, key: ListenerKey) {
-        if self.mode == Mode::HandOff {
-            let staying =
-                self.members.iter().filter(|(_, member)| member.link.is_some() && member.holds(key));
-            let staying: Vec<_> =
-                staying.map(|(worker, member)| (*worker, Slot::new(member.info.slot))).collect();
-            if !staying.is_empty() {
-                let mut routing = Routing { selector: &mut self.selector, sources: &self.sources };
-                let rest = self.listeners.accept_the_rest(key, self.core.router(), &mut routing);
-                for (turn, arrival) in rest.into_iter().enumerate() {
-                    self.hand_out(arrival, turn, &staying);
-                }
-                staying.into_iter().for_each(|(worker, _)| self.flush_handoffs(worker));
-                close_together(&mut self.gone);
+    /// Reads back what there was no room for when its worker gave it up.
+    pub(super) fn read_remains(&mut self) {
+        for (worker, mut channel) in std::mem::take(&mut self.remains) {
+            let mut back = Vec::new();
+            let is_empty = channel.read_back(&mut back);
+            if let Some(member) = self.members.get_mut(&worker) {
+                member.gave_back(back.len() as u64);
             }
-        }
-        if self.core.snapshot().stopping {
-            self.listeners.close(key, &self.sources);
-        }
-    }
-
-    /// Hands a connection to one of those who may have it, in turn; with none it is closed.
-    fn hand_out(&mut self, arrival: Arrival, turn: usize, staying: &[(WorkerId, Slot)]) {
-        let router = self.core.router().zip(arrival.class);
-        let may_have = |slot| router.is_none_or(|(router, class)| router.serves(class, slot));
-        let in_turn = staying.iter().cycle().skip(turn % staying.len()).take(staying.len());
-        let worker = in_turn.copied().find(|(_, slot)| may_have(*slot)).map(|(worker, _)| worker);
-        match worker.and_then(|worker| self.members.get_mut(&worker)) {
-            // It holds the listener: nothing comes back.
-            Some(member) => drop(member.hand(arrival)),
-            None => self.core.turn_away(arrival.from(), self.now()),
+            self.core.returned(worker, back.len() as u64);
+            self.listeners.take_back(back);
+            if !is_empty {
+                self.remains.push((worker, channel));
+            }
         }
     }
 

@@ -3,19 +3,22 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use everycore_core::{Effect, Event as CoreEvent, Generation, Notice, Slot, WorkerId};
 use everycore_ipc::{Codec, Connection, Limits};
 use everycore_sys::eventfd::EventFd;
-use everycore_sys::{Spawn, Spawned, counters, inherit, socket_pair};
+use everycore_sys::{Spawn, SpawnError, Spawned, counters, inherit, socket_pair};
 
+use super::autopsy;
 use super::driver::Driver;
 use super::event::{Event, WorkerInfo};
 use super::handle::QUEUED_BYTES;
 use super::member::{Library, Link, Member, Node, Side};
-use super::node::{NodeSettings, WorkerPipes, acts};
-use super::program::{Dialect, Serialization, WorkerCommand, WorkerSpec, environment};
+use super::node::{NodeSettings, WorkerPipes};
+use super::program::{Dialect, Ids, Serialization, WorkerCommand, WorkerSpec, environment};
 use super::sources::Wake;
+use crate::error::advised;
 use crate::protocol::{CHANNEL_VARIABLE, ToWorker, Welcome};
 
 /// Inherited descriptors begin here, by the convention of `LISTEN_FDS`; the channel comes after them.
@@ -64,7 +67,7 @@ impl Driver {
     }
 
     fn try_spawn(&mut self, worker: WorkerId, info: WorkerInfo) -> Result<u32, String> {
-        let system = |doing: &'static str| move |error: io::Error| format!("{doing}: {error}");
+        let system = |doing: &'static str| move |error: io::Error| format!("{doing}: {}", advised(&error));
         let (ours, theirs) = socket_pair::stream_pair().map_err(system("channel"))?;
         // The worker finds its end blocking, as every program expects of what it inherits.
         socket_pair::set_mode(&theirs, socket_pair::Mode::Blocking).map_err(system("channel"))?;
@@ -193,6 +196,9 @@ impl Driver {
         spawn.env = environment(variables);
         spawn.listen_pid = !spec.listeners.is_empty();
         spawn.process_group = true;
+        let Ids { uid, gid, groups } = self.program.ids.clone();
+        (spawn.uid, spawn.gid, spawn.groups) = (uid, gid, groups);
+        spawn.no_new_privs = self.program.ids.differ();
         // A program that knows its channel notices its end; any other would live on.
         spawn.death_signal = self.program.inherit_listeners.then_some(DEATH_SIGNAL);
         let inherited = self.listeners.inherited_by(spec.slot).take(spec.listeners.len());
@@ -203,7 +209,12 @@ impl Driver {
         spawn.descriptors.push((stdin.as_ref().map_or(ours.0.as_fd(), AsFd::as_fd), 0));
         spawn.descriptors.push((stdout.as_ref().map_or(ours.1.as_fd(), AsFd::as_fd), 1));
         spawn.descriptors.push((stderr.as_ref().map_or(ours.2.as_fd(), AsFd::as_fd), 2));
-        everycore_sys::spawn(&spawn).map_err(|error| error.to_string())
+        everycore_sys::spawn(&spawn).map_err(|error| match error {
+            SpawnError::Step { step, errno } => {
+                format!("could not {step}: {}", advised(&io::Error::from_raw_os_error(errno)))
+            }
+            other => other.to_string(),
+        })
     }
 
     /// A further call of `setupPrimary`: for the next workers.
@@ -281,31 +292,9 @@ impl Driver {
         }
     }
 
-    fn disconnect(&mut self, worker: WorkerId) {
-        let stopping = self.core.snapshot().stopping;
-        for key in self.listeners.held_by(worker) {
-            if !self.core.is_served(key) {
-                self.hand_out_the_rest(key);
-            }
-        }
-        let Some(member) = self.members.get_mut(&worker) else { return };
-        if member.joined {
-            // Should the queue be full, the worker has not read for long, and TERM follows at its deadline.
-            let _ = match &member.side {
-                Side::Library(_) => member.tell(&ToWorker::Disconnect { stopping }, Vec::new()),
-                Side::Node(_) => {
-                    self.seq += 1;
-                    member.tell_node(&acts::disconnect(self.seq), None)
-                }
-            };
-            self.flush_channel(worker);
-        } else {
-            // A program that does not use the library knows only one way to be asked.
-            self.signal(worker, DEATH_SIGNAL);
-        }
-    }
-
-    fn signal(&mut self, worker: WorkerId, signal: i32) {
+    pub(super) fn signal(&mut self, worker: WorkerId, signal: i32) {
+        // Whoever is signalled knows: there is nothing to hold back any more.
+        self.held_back.remove(&worker);
         // What it was told before comes before.
         self.flush_channel(worker);
         let Some(process) = self.members.get(&worker).and_then(|member| member.process.as_ref()) else {
@@ -325,9 +314,10 @@ impl Driver {
     }
 
     fn forget(&mut self, worker: WorkerId) {
-        // Whatever it still held comes back before its channels go.
+        // Whatever it still held comes back before its channels go, or as soon as there is room for it.
         self.withdraw(worker);
-        if let Some(member) = self.members.remove(&worker) {
+        if let Some(mut member) = self.members.remove(&worker) {
+            self.remains.extend(member.remains().into_iter().map(|channel| (worker, channel)));
             if let Side::Library(library) = &member.side {
                 self.sources.remove(&library.bell, Wake::Bell(worker));
             }
@@ -340,6 +330,7 @@ impl Driver {
         }
         self.shared.disconnected(worker.get());
         self.shared.unpiped(worker.get());
+        self.held_back.remove(&worker);
         self.listeners.forget(worker);
         self.readying.forget(worker);
     }
@@ -348,6 +339,13 @@ impl Driver {
     pub(super) fn info(&self, worker: WorkerId) -> WorkerInfo {
         let unknown = WorkerInfo { id: worker.get(), slot: 0, generation: 0, pid: None };
         self.members.get(&worker).map_or(unknown, |member| member.info)
+    }
+
+    /// A new version may listen elsewhere. Its workers are ready and may still be opening what they serve beside.
+    fn abandon_old_listeners(&mut self) {
+        let core = &self.core;
+        let until = Instant::now() + self.deadlines.drain;
+        self.listeners.abandon(until, |worker| !core.is_leaving(worker));
     }
 
     fn announce(&mut self, notice: Notice) {
@@ -373,6 +371,11 @@ impl Driver {
             }
             Notice::Error { worker, reason } => Event::Error { worker: self.info(worker), reason },
             Notice::Hung { worker } => Event::Hung { worker: self.info(worker) },
+            Notice::TimedOut { worker, after } => {
+                let worker = self.info(worker);
+                let doing = worker.pid.map(autopsy::threads).unwrap_or_default();
+                Event::TimedOut { worker, after, doing }
+            }
             Notice::Recovered { worker } => Event::Recovered { worker: self.info(worker) },
             Notice::RestartScheduled { slot, delay, failures } => {
                 Event::RestartScheduled { slot: slot.get(), delay, failures }
@@ -380,7 +383,10 @@ impl Driver {
             Notice::SlotErrored { slot, failures, .. } => Event::SlotErrored { slot: slot.get(), failures },
             Notice::ReloadStarted { generation } => Event::ReloadStarted { generation: generation.get() },
             Notice::ReloadProgress { done, total } => Event::ReloadProgress { done, total },
-            Notice::ReloadDone { generation } => Event::ReloadDone { generation: generation.get() },
+            Notice::ReloadDone { generation } => {
+                self.abandon_old_listeners();
+                Event::ReloadDone { generation: generation.get() }
+            }
             Notice::ReloadFailed { generation, reason } => {
                 Event::ReloadFailed { generation: generation.get(), reason }
             }

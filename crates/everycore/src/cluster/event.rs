@@ -111,6 +111,15 @@ pub enum Event {
         /// How long, to the millisecond.
         duration: Duration,
     },
+    /// The worker was silent for longer than the time-out allows and is about to be killed.
+    TimedOut {
+        /// Which worker.
+        worker: WorkerInfo,
+        /// The time-out.
+        after: Duration,
+        /// What each of its threads was doing, in words: `main: sleeping in do_nanosleep`.
+        doing: Vec<String>,
+    },
     /// A hung worker takes connections again.
     Recovered {
         /// Which worker.
@@ -193,6 +202,7 @@ impl Event {
             | Self::Error { worker, .. }
             | Self::Hung { worker }
             | Self::Blocked { worker, .. }
+            | Self::TimedOut { worker, .. }
             | Self::Recovered { worker } => Some(*worker),
             Self::RestartScheduled { .. }
             | Self::SlotErrored { .. }

@@ -69,6 +69,11 @@ impl Group {
             Some((_, Err(_))) | None => drop(self.sockets.insert(slot, socket)),
         }
     }
+
+    /// The common one, and those of all slots.
+    pub(crate) fn all<'a>(&'a self, bound: &'a Bound) -> impl Iterator<Item = BorrowedFd<'a>> {
+        std::iter::once(bound.socket.as_fd()).chain(self.sockets.values().map(|socket| socket.as_fd()))
+    }
 }
 
 /// One more socket that listens where `bound` does, blocking until somebody wants it otherwise.

@@ -27,6 +27,36 @@ const ORDERS: usize = 65_536;
 /// Bytes queued to one worker beyond which `send` refuses: it does not read.
 pub(crate) const QUEUED_BYTES: usize = 64 << 20;
 
+/// Bytes of the program's on their way to one worker, so that `send` can refuse.
+#[derive(Debug, Default)]
+pub(crate) struct Queued {
+    /// In orders that the primary's thread has not carried out.
+    ordered: AtomicUsize,
+    /// On the channel, for the worker to read.
+    unread: AtomicUsize,
+}
+
+impl Queued {
+    fn reserve(&self, bytes: usize) -> bool {
+        let queued = self.ordered.load(Ordering::Relaxed) + self.unread.load(Ordering::Relaxed);
+        if queued > QUEUED_BYTES {
+            return false;
+        }
+        self.ordered.fetch_add(bytes, Ordering::Relaxed);
+        true
+    }
+
+    /// An order is carried out, or never given.
+    pub(crate) fn release(&self, bytes: usize) {
+        self.ordered.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// So much waits on the channel now.
+    pub(crate) fn unread(&self, bytes: usize) {
+        self.unread.store(bytes, Ordering::Relaxed);
+    }
+}
+
 /// Something the primary's thread is asked to do.
 pub(crate) enum Order {
     Send { worker: u32, message: Message },
@@ -57,7 +87,7 @@ pub(crate) struct Shared {
     orders: Mutex<Vec<Order>>,
     wake: EventFd,
     /// Bytes on their way to each worker that is connected.
-    queued: Mutex<BTreeMap<u32, Arc<AtomicUsize>>>,
+    queued: Mutex<BTreeMap<u32, Arc<Queued>>>,
     state: Mutex<State>,
     /// Our ends of workers' pipes that nobody has taken.
     pipes: Mutex<BTreeMap<u32, WorkerPipes>>,
@@ -111,8 +141,8 @@ impl Shared {
         lock(&self.state).latest = Some(snapshot);
     }
 
-    pub(crate) fn connected(&self, worker: u32) -> Arc<AtomicUsize> {
-        let queued = Arc::new(AtomicUsize::new(0));
+    pub(crate) fn connected(&self, worker: u32) -> Arc<Queued> {
+        let queued = Arc::new(Queued::default());
         lock(&self.queued).insert(worker, Arc::clone(&queued));
         queued
     }
@@ -173,7 +203,8 @@ impl Primary {
     ///
     /// # Errors
     /// [`Error::NoSuchWorker`] if it is not connected, [`Error::QueueFull`] if 64 MiB wait for it already,
-    /// [`Error::Message`] if the value cannot be encoded.
+    /// [`Error::Message`] if the value cannot be encoded. A message that finds 65,536 others waiting for the worker is
+    /// dropped later, with [`Event::Error`](crate::Event::Error).
     pub fn send<T: Serialize + ?Sized>(&self, worker: u32, message: &T) -> Result<()> {
         self.send_message(worker, encode(message)?)
     }
@@ -191,9 +222,7 @@ impl Primary {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn send_message(&self, worker: u32, message: Message) -> Result<()> {
-        let bytes = message.bytes().len();
-        self.reserve(worker, bytes)?;
-        self.shared.give(Order::Send { worker, message })
+        self.give(worker, message.bytes().len(), Order::Send { worker, message })
     }
 
     /// Sends a message to every connected worker; returns how many got it queued. A worker whose queue is full is
@@ -211,8 +240,8 @@ impl Primary {
     /// Asks one worker and gives back its answer to come.
     ///
     /// # Errors
-    /// As [`send`](Self::send); the answer fails with [`Error::TimedOut`], or [`Error::Disconnected`] when the
-    /// worker leaves first.
+    /// As [`send`](Self::send); the answer fails with [`Error::TimedOut`], with [`Error::Disconnected`] when the
+    /// worker leaves first, and with [`Error::QueueFull`] when the worker takes no messages and had to drop this one.
     pub fn request<T: Serialize + ?Sized>(
         &self,
         worker: u32,
@@ -220,9 +249,9 @@ impl Primary {
         timeout: Duration,
     ) -> Result<Reply> {
         let message = encode(message)?;
-        self.reserve(worker, 0)?;
         let (reply, receiver) = oneshot::channel();
-        self.shared.give(Order::Request { worker, message, timeout, reply })?;
+        let bytes = message.bytes().len();
+        self.give(worker, bytes, Order::Request { worker, message, timeout, reply })?;
         Ok(Reply { receiver, primary: self.clone() })
     }
 
@@ -232,8 +261,7 @@ impl Primary {
     /// As [`send`](Self::send).
     pub fn reply<T: Serialize + ?Sized>(&self, worker: u32, id: u64, message: &T) -> Result<()> {
         let message = encode(message)?;
-        self.reserve(worker, 0)?;
-        self.shared.give(Order::Reply { worker, id, message })
+        self.give(worker, message.bytes().len(), Order::Reply { worker, id, message })
     }
 
     /// Asks one worker to stop accepting, finish what it has and leave; it is not replaced.
@@ -324,14 +352,13 @@ impl Primary {
         futures_block_on(receiver).map_err(|_| Error::PrimaryGone)
     }
 
-    fn reserve(&self, worker: u32, bytes: usize) -> Result<()> {
-        let map = lock(&self.shared.queued);
-        let queued = map.get(&worker).ok_or(Error::NoSuchWorker { worker })?;
-        if queued.load(Ordering::Relaxed) > QUEUED_BYTES {
+    /// Gives an order that queues so many bytes to a worker.
+    fn give(&self, worker: u32, bytes: usize, order: Order) -> Result<()> {
+        let queued = lock(&self.shared.queued).get(&worker).cloned().ok_or(Error::NoSuchWorker { worker })?;
+        if !queued.reserve(bytes) {
             return Err(Error::QueueFull { worker });
         }
-        queued.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
+        self.shared.give(order).inspect_err(|_| queued.release(bytes))
     }
 }
 

@@ -86,17 +86,25 @@ impl HandOff {
         left
     }
 
-    /// Takes back everything the worker has not read.
-    pub(crate) fn read_back(&mut self) -> Vec<Arrival> {
-        let mut arrivals = std::mem::take(&mut self.batch);
+    /// Takes back everything the worker has not read, as far as there are descriptors for it: the kernel destroys a
+    /// connection that is received without room for it, so what there is none for stays in the channel. True when
+    /// nothing did.
+    pub(crate) fn read_back(&mut self, arrivals: &mut Vec<Arrival>) -> bool {
+        arrivals.append(&mut self.batch);
         let mut buffer = [0; record::LEN];
-        while let Ok(Some((length, socket))) = scm_rights::receive_one(&self.far, &mut buffer) {
-            // Only we write to this channel: a record without a connection is one the kernel had no room for.
+        loop {
+            if self.far.try_clone().is_err() {
+                return false;
+            }
+            let Ok(Some((length, socket))) = scm_rights::receive_one(&self.far, &mut buffer) else {
+                return true;
+            };
+            // Only we write to this channel, and always a connection: one without came while another thread of this
+            // program took the last descriptor.
             let (Some(socket), Some(peer)) = (socket, record::decode(&buffer[..length])) else { continue };
             let class = record::class(&buffer).checked_sub(1).map(|class| ClassKey::new(class.into()));
             arrivals.push(Arrival { on: self.on, peer, class, socket });
         }
-        arrivals
     }
 }
 
@@ -122,6 +130,12 @@ mod tests {
         Arrival { on, peer: Some(([127, 0, 0, 1], port).into()), class, socket }
     }
 
+    fn all_back(channel: &mut HandOff) -> Vec<Arrival> {
+        let mut back = Vec::new();
+        assert!(channel.read_back(&mut back));
+        back
+    }
+
     fn ports(arrivals: &[Arrival]) -> Vec<u16> {
         arrivals.iter().map(|arrival| arrival.peer.unwrap().port()).collect()
     }
@@ -140,14 +154,14 @@ mod tests {
             assert!(socket.is_some());
             assert_eq!(record::decode(&buffer[..length]).unwrap().unwrap().port(), port);
         }
-        let back = channel.read_back();
+        let back = all_back(&mut channel);
         assert_eq!(ports(&back), (4..=40).collect::<Vec<_>>());
         let classes = back.iter().map(|arrival| arrival.class.map(ClassKey::get));
         assert!(
             classes.eq((4..=40).map(|port: u16| port.is_multiple_of(2).then_some(254))),
             "they are of the classes they were of"
         );
-        assert!(channel.read_back().is_empty());
+        assert!(all_back(&mut channel).is_empty());
     }
 
     #[test]
@@ -158,7 +172,7 @@ mod tests {
             channel.push(arrival(on, port));
         }
         let left = ports(&channel.flush(&mut Vec::new()));
-        let back = ports(&channel.read_back());
+        let back = ports(&all_back(&mut channel));
         assert!(!left.is_empty(), "the kernel's buffer has a bound");
         assert_eq!([back, left].concat(), (1..=2000).collect::<Vec<_>>());
     }

@@ -54,6 +54,10 @@ pub(crate) struct Listening {
     /// Somebody is free, but not for those who are next, and no more can be kept.
     pub(crate) held_up: bool,
     pub(super) pause: Option<Pause>,
+    /// Connections accepted since the last workers were to leave.
+    pub(super) rest: usize,
+    /// A reload is over and no worker that stays holds it: when it is closed, should none ask for it before.
+    abandoned: Option<Instant>,
 }
 
 pub(super) struct Pause {
@@ -78,6 +82,8 @@ pub(crate) struct Listeners {
     own: BTreeMap<ListenerKey, BoundAddress>,
     /// Every slot has a socket of its own on each address.
     pub(crate) one_per_slot: bool,
+    /// Workers run as somebody else, for whom nothing is bound that was not bound before.
+    pub(crate) permanent_only: bool,
     /// Connections handed over since the start.
     pub(crate) handed: u64,
 }
@@ -113,6 +119,8 @@ impl Listeners {
                 starved: false,
                 held_up: false,
                 pause: None,
+                rest: 0,
+                abandoned: None,
             },
         );
         key
@@ -164,6 +172,7 @@ impl Listeners {
             // mode belongs to the socket, not to its holders. Of an open socket of ours this cannot fail.
             let _ = rustix::io::ioctl_fionbio(&listening.bound.socket, true);
             listening.holders.insert(worker);
+            listening.abandoned = None;
         }
     }
 
@@ -257,6 +266,14 @@ impl Listeners {
                 ),
             ));
         }
+        if self.permanent_only {
+            return Err(refusal(
+                Errno::ACCESS,
+                format!(
+                    "bind {address}: workers run as another user than the primary; bind the address in the primary"
+                ),
+            ));
+        }
         match socket::listen(&address, options) {
             Ok(bound) => Ok(self.add(None, (address, index), bound)),
             Err(Error::Bind { source, message, .. }) => {
@@ -283,6 +300,28 @@ impl Listeners {
         if last && !leaving && listening.name.is_none() && listening.has_nobody() {
             self.close(key, sources);
         }
+    }
+
+    /// A reload is over: what its workers bound and those who stay do not hold is the old version's, and closes then.
+    pub(crate) fn abandon(&mut self, until: Instant, stays: impl Fn(WorkerId) -> bool) {
+        for listening in self.by_key.values_mut().filter(|listening| listening.name.is_none()) {
+            if !listening.holders.iter().any(|worker| stays(*worker)) {
+                listening.abandoned.get_or_insert(until);
+            }
+        }
+    }
+
+    /// When the next abandoned listener is to be closed.
+    pub(crate) fn next_abandoned(&self) -> Option<Instant> {
+        self.by_key.values().filter_map(|listening| listening.abandoned).min()
+    }
+
+    /// Closes what has been abandoned for long enough.
+    pub(crate) fn close_abandoned(&mut self, now: Instant, sources: &Sources) {
+        let over = |listening: &Listening| listening.abandoned.is_some_and(|until| until <= now);
+        let over: Vec<ListenerKey> =
+            self.by_key.iter().filter(|(_, listening)| over(listening)).map(|(key, _)| *key).collect();
+        over.into_iter().for_each(|key| self.close(key, sources));
     }
 
     /// A worker is gone; its listeners stay open for its replacement.
@@ -363,6 +402,18 @@ impl Listeners {
     /// Those that are looked after in each turn.
     pub(super) fn cared_for(&self) -> impl Iterator<Item = (ListenerKey, &Listening)> {
         self.cared_for.iter().filter_map(|key| Some((*key, self.by_key.get(key)?)))
+    }
+
+    /// Lets nobody else into the queue of a listener that is to be closed; who is in it stays.
+    pub(crate) fn admit_no_more(&mut self, key: ListenerKey) {
+        // Whoever else holds an inherited socket goes on with it.
+        if let Some(listening) = self.by_key.get(&key).filter(|listening| listening.bound.is_ours) {
+            // A queue that admits none fills up at once: the kernel lets who comes later try again, and so find the
+            // port closed, instead of being reset. If that fails, REST is the bound.
+            for socket in listening.group.all(&listening.bound) {
+                let _ = rustix::net::listen(socket, 0);
+            }
+        }
     }
 
     /// Gives up a port.

@@ -8,7 +8,6 @@ mod node;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use everycore_core::{Counters, ListenerKey};
@@ -20,7 +19,8 @@ pub(crate) use library::Library;
 pub(crate) use node::{Answer, Node};
 
 use super::event::WorkerInfo;
-use super::handoff::Arrival;
+use super::handle::Queued;
+use super::handoff::{Arrival, HandOff};
 use super::requests::Requests;
 use crate::protocol::ToWorker;
 
@@ -66,8 +66,8 @@ pub(crate) enum Written {
 /// The channel to a worker.
 pub(crate) struct Link {
     pub(crate) connection: Connection,
-    /// User bytes queued, shared with the handles so that `send` can refuse.
-    pub(crate) queued: Arc<AtomicUsize>,
+    /// Shared with the handles so that `send` can refuse.
+    pub(crate) queued: Arc<Queued>,
     /// Whether the loop is told when there is room to write.
     pub(crate) watches_writes: bool,
 }
@@ -92,6 +92,11 @@ impl Member {
             // Each answer is a turn.
             Side::Node(node) => node.has_keys() || node.counters().turn > 0,
         }
+    }
+
+    /// Whether it says in its counters that it is alive, also where nothing is handed to it.
+    pub(crate) fn tells_of_itself(&self) -> bool {
+        self.joined && matches!(self.side, Side::Library(_))
     }
 
     /// Whether it was granted this listener for hand-off and still has it.
@@ -151,14 +156,30 @@ impl Member {
         }
     }
 
-    /// Ends the hand-off of one listener and takes back what was not read.
-    pub(crate) fn close_handoff(&mut self, key: ListenerKey) -> Vec<Arrival> {
+    /// Ends the hand-off of one listener; gives out the channel, with what was not read.
+    pub(crate) fn close_handoff(&mut self, key: ListenerKey) -> Option<HandOff> {
         match &mut self.side {
             Side::Library(library) => library.close(key),
             Side::Node(node) => {
                 node.close(key);
-                Vec::new()
+                None
             }
+        }
+    }
+
+    /// So many came back from a channel that was given out.
+    pub(crate) fn gave_back(&mut self, count: u64) {
+        match &mut self.side {
+            Side::Library(library) => library.gave_back(count),
+            Side::Node(_) => {}
+        }
+    }
+
+    /// Ends all hand-off: the channels, with what was not read.
+    pub(crate) fn remains(&mut self) -> Vec<HandOff> {
+        match &mut self.side {
+            Side::Library(library) => library.remains(),
+            Side::Node(_) => Vec::new(),
         }
     }
 
@@ -207,14 +228,14 @@ impl Member {
 }
 
 impl Link {
-    pub(crate) fn new(connection: Connection, queued: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(connection: Connection, queued: Arc<Queued>) -> Self {
         Self { connection, queued, watches_writes: false }
     }
 
     /// Writes what is queued, as far as the worker reads. The wish to be told of room may have changed.
     pub(crate) fn flush(&mut self) -> Result<Written, ChannelError> {
         let flush = self.connection.flush()?;
-        self.queued.store(self.connection.queued_bytes(), Ordering::Relaxed);
+        self.queued.unread(self.connection.queued_bytes());
         // With too many descriptors on their way there is no waiting for room: `is_throttled` has the loop try again soon.
         self.watches_writes = flush == Flush::Blocked;
         Ok(if flush == Flush::More { Written::Some } else { Written::All })

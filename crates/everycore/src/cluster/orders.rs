@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use everycore_core::{Event as CoreEvent, Urgency, WorkerId};
-use everycore_ipc::{Outgoing, SendError};
+use everycore_ipc::{Message, Outgoing, SendError};
 
 use super::driver::Driver;
 use super::event::Event;
@@ -12,15 +12,17 @@ use super::member::Side;
 use crate::error::Error;
 
 /// As Linux numbers them on every architecture we support.
-const SIGNALS: [i32; 8] = [HUP, INT, QUIT, USR1, USR2, TERM, TTIN, TTOU];
+const SIGNALS: [i32; 10] = [HUP, INT, QUIT, USR1, USR2, TERM, CHLD, TTIN, TTOU, WINCH];
 const HUP: i32 = 1;
 const INT: i32 = 2;
 const QUIT: i32 = 3;
 const USR1: i32 = 10;
 const USR2: i32 = 12;
 const TERM: i32 = 15;
+const CHLD: i32 = 17;
 const TTIN: i32 = 21;
 const TTOU: i32 = 22;
+const WINCH: i32 = 28;
 
 /// A second order to stop means "at once", unless it is a `TERM` that comes so soon that it is the same one: `timeout`
 /// and others signal a process and its group. Whoever presses Ctrl-C twice means it.
@@ -32,20 +34,31 @@ pub(super) struct StopKeys {
     stops: u32,
     first: Option<Instant>,
     had_terminal: bool,
+    reaps_orphans: bool,
+    /// How many workers there were before `WINCH` let them go.
+    parked: Option<u32>,
 }
 
 impl StopKeys {
-    pub(super) fn new(takes_signals: bool) -> Self {
-        Self { takes_signals, stops: 0, first: None, had_terminal: has_terminal() }
+    pub(super) fn new(takes_signals: bool, reaps_orphans: bool) -> Self {
+        let had_terminal = has_terminal();
+        Self { takes_signals, stops: 0, first: None, had_terminal, reaps_orphans, parked: None }
     }
 
     pub(super) fn takes_signals(&self) -> bool {
         self.takes_signals
     }
 
-    /// The signals to take; one that whoever started us has ignored, as `nohup` does, stays ignored.
+    /// The signals to take; one that whoever started us has ignored, as `nohup` does, stays ignored. To resize a
+    /// terminal is no order.
     pub(super) fn signals(&self) -> Vec<i32> {
-        SIGNALS.into_iter().filter(|signal| *signal != HUP || !is_ignored(HUP)).collect()
+        let wanted = |signal: &i32| match *signal {
+            HUP => !is_ignored(HUP),
+            CHLD => self.reaps_orphans,
+            WINCH => !self.had_terminal,
+            _ => true,
+        };
+        SIGNALS.into_iter().filter(wanted).collect()
     }
 
     fn urgency(&mut self, signal: i32) -> Urgency {
@@ -83,7 +96,15 @@ impl Driver {
                     let urgency = self.stop.urgency(signal);
                     self.order(CoreEvent::Stop { urgency });
                 }
-                HUP => self.order(CoreEvent::Reload),
+                HUP => match self.stop.parked.take().filter(|_| self.slots() == 0) {
+                    Some(workers) => self.order(CoreEvent::Scale { workers }),
+                    None => self.order(CoreEvent::Reload),
+                },
+                WINCH if self.slots() > 0 => {
+                    self.stop.parked = Some(self.slots());
+                    self.order(CoreEvent::Scale { workers: 0 });
+                }
+                CHLD => self.reap_orphans(),
                 USR1 | USR2 => self.tell(Event::Warning {
                     text: "USR1 and USR2 are kept for reopening logs and for upgrades, which this version does not do"
                         .into(),
@@ -96,8 +117,12 @@ impl Driver {
         }
     }
 
+    fn slots(&self) -> u32 {
+        self.core.snapshot().slots.len() as u32
+    }
+
     fn scale_by(&mut self, step: i64) {
-        let workers = i64::from(self.core.snapshot().slots.len() as u32) + step;
+        let workers = i64::from(self.slots()) + step;
         match u32::try_from(workers) {
             Ok(workers) if workers >= 1 => self.order(CoreEvent::Scale { workers }),
             _ => self.tell(Event::Warning { text: "one worker is the least a cluster keeps".into() }),
@@ -115,9 +140,9 @@ impl Driver {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Send { worker, message } => self.send(WorkerId::new(worker), Outgoing::user(message)),
+            Order::Send { worker, message } => self.send(WorkerId::new(worker), message, Outgoing::user),
             Order::Reply { worker, id, message } => {
-                self.send(WorkerId::new(worker), Outgoing::reply(id, message))
+                self.send(WorkerId::new(worker), message, |message| Outgoing::reply(id, message));
             }
             Order::Request { worker, message, timeout, reply } => {
                 let worker = WorkerId::new(worker);
@@ -132,7 +157,7 @@ impl Driver {
                     return;
                 }
                 let id = member.requests.open(reply, timeout, Instant::now());
-                self.send(worker, Outgoing::request(id, message));
+                self.ask(worker, id, message);
             }
             Order::Disconnect { worker } => {
                 self.order(CoreEvent::Disconnect { worker: WorkerId::new(worker) })
@@ -152,9 +177,31 @@ impl Driver {
         }
     }
 
+    /// Queues a question; whoever asked hears at once when that cannot be.
+    fn ask(&mut self, worker: WorkerId, id: u64, message: Message) {
+        self.ordered(worker, &message);
+        let Err(error) = self.queue(worker, Outgoing::request(id, message)) else { return };
+        let error = match error {
+            SendError::Full(_) => Error::QueueFull { worker: worker.get() },
+            SendError::Closed(_) => Error::Disconnected,
+            other => Error::Message(other.to_string()),
+        };
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.requests.close(id, Err(error));
+        }
+    }
+
+    /// An order to queue this message is being carried out.
+    fn ordered(&self, worker: WorkerId, message: &Message) {
+        if let Some(link) = self.members.get(&worker).and_then(|member| member.link.as_ref()) {
+            link.queued.release(message.bytes().len());
+        }
+    }
+
     /// Queues a message to a worker, to go out at the end of this turn.
-    fn send(&mut self, worker: WorkerId, outgoing: Outgoing) {
-        match self.queue(worker, outgoing) {
+    fn send(&mut self, worker: WorkerId, message: Message, kind: impl FnOnce(Message) -> Outgoing) {
+        self.ordered(worker, &message);
+        match self.queue(worker, kind(message)) {
             Ok(()) => {}
             Err(error) => {
                 let reason = match error {

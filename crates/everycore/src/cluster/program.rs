@@ -124,6 +124,22 @@ pub(crate) struct Program {
     pub(crate) inherit_listeners: bool,
     /// What the workers of each class are given besides.
     pub(crate) launches: BTreeMap<String, Launch>,
+    pub(crate) ids: Ids,
+}
+
+/// Who workers run as, where not as the primary does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ids {
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) groups: Option<Vec<u32>>,
+}
+
+impl Ids {
+    /// Whether workers run as somebody else.
+    pub(crate) fn differ(&self) -> bool {
+        *self != Self::default()
+    }
 }
 
 impl Program {

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -59,6 +59,8 @@ pub(crate) struct Bound {
     pub(crate) address: BoundAddress,
     /// What others like it are to have as well.
     pub(crate) options: ListenOptions,
+    /// Bound here, not inherited: nobody else goes on with it.
+    pub(crate) is_ours: bool,
     /// The file to remove when the socket is given up.
     pub(crate) _file: Option<SocketFile>,
 }
@@ -145,7 +147,7 @@ fn adopted(socket: OwnedFd, options: &Options) -> io::Result<Bound> {
         socket.listen(length(Some(backlog)))?;
     }
     // Its file is whoever bound it to remove.
-    Ok(Bound { socket: socket.into(), address, options: options.with_backlog(), _file: None })
+    Ok(Bound { socket: socket.into(), address, options: options.with_backlog(), is_ours: false, _file: None })
 }
 
 /// The path of a Unix socket; of an abstract one its name with the NUL byte in front.
@@ -193,6 +195,7 @@ fn listen_tcp(at: SocketAddr, stack: Stack, options: &Options) -> io::Result<Bou
         socket: socket.into(),
         address: BoundAddress::Tcp(address),
         options: options.with_backlog(),
+        is_ours: true,
         _file: None,
     })
 }
@@ -210,6 +213,7 @@ fn bind_udp(at: SocketAddr, stack: Stack, options: &Options) -> io::Result<Bound
         socket: socket.into(),
         address: BoundAddress::Udp(address),
         options: options.with_backlog(),
+        is_ours: true,
         _file: None,
     })
 }
@@ -222,7 +226,14 @@ fn listen_unix(path: &Path, options: &Options) -> io::Result<Bound> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     options.listen.apply(&socket, false)?;
     if let Err(error) = socket.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || is_abstract || !is_stale(path) {
+        if error.kind() != io::ErrorKind::AddrInUse || is_abstract {
+            return Err(error);
+        }
+        if !is_socket(path) {
+            // The kernel refuses a connection to any file as to a socket nobody listens on: this one is not ours.
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "not a socket"));
+        }
+        if !is_stale(path) {
             return Err(error);
         }
         std::fs::remove_file(path)?;
@@ -238,6 +249,7 @@ fn listen_unix(path: &Path, options: &Options) -> io::Result<Bound> {
         socket: socket.into(),
         address: BoundAddress::Unix(path.clone()),
         options: options.with_backlog(),
+        is_ours: true,
         _file: file,
     })
 }
@@ -270,6 +282,11 @@ fn unix_address(path: &Path) -> io::Result<(SockAddr, Option<File>)> {
     }
 }
 
+/// Whether this very name is a socket, not what a link points to.
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+}
+
 /// A socket file nobody listens on any more: its owner was killed before it could remove it.
 fn is_stale(path: &Path) -> bool {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None);
@@ -291,6 +308,12 @@ fn explain(address: &Address, source: io::Error) -> Error {
         },
         io::ErrorKind::AddrNotAvailable => {
             format!("bind {address}: this machine has no such address")
+        }
+        io::ErrorKind::AlreadyExists => {
+            format!("bind {address}: there is a file that is not a socket; choose another path, or remove it")
+        }
+        io::ErrorKind::NotFound if matches!(address, Address::Unix(_)) => {
+            format!("bind {address}: its directory does not exist; create it, or choose another path")
         }
         _ => format!("bind {address}: {source}"),
     };
@@ -361,6 +384,25 @@ mod tests {
         drop(bound);
         assert!(!path.exists());
         std::fs::remove_dir(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_stays_as_it_is() {
+        let dir = std::env::temp_dir().join(format!("everycore-file-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (file, link) = (dir.join("precious"), dir.join("link"));
+        std::fs::write(&file, "data").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&file, &link, &dir] {
+            let error = listen(&Address::Unix(path.clone()), &Options::default()).unwrap_err().to_string();
+            assert!(error.ends_with("not a socket; choose another path, or remove it"), "{error}");
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"data");
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        let lost = Address::Unix(dir.join("none").join("app.sock"));
+        let error = listen(&lost, &Options::default()).unwrap_err().to_string();
+        assert!(error.contains("its directory does not exist"), "{error}");
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! backlog, where no worker's crash can touch them. Which worker gets one is the core's decision; `handoff` carries it
 //! there.
 
+use std::io;
 use std::time::Instant;
 
 use everycore_core::{Assignment, Awaited, ListenerKey, Primary, Router, Time, WorkerId};
@@ -133,31 +134,34 @@ impl Listeners {
         self.cared_for().find_map(|(_, listening)| listening.peeks.overdue(now))
     }
 
-    /// Everybody who waits on a listener, as far as descriptors reach, each with its class.
-    pub(crate) fn accept_the_rest(
+    /// The next of those who wait on a listener whose last workers leave, with its class.
+    pub(crate) fn next_of_rest(
         &mut self,
         key: ListenerKey,
         router: Option<&Router>,
         routing: &mut Routing<'_>,
-    ) -> Vec<Arrival> {
-        let Some(listening) = self.by_key.get_mut(&key) else { return Vec::new() };
-        let mut rest: Vec<Arrival> = listening.room.take_all().collect();
-        rest.extend(listening.peeks.take_all(routing.sources));
-        while let Ok(Some(arrival)) = listening.next(key) {
-            rest.push(arrival);
-            if rest.len() >= REST {
-                break;
+    ) -> io::Result<Option<Arrival>> {
+        let Some(listening) = self.by_key.get_mut(&key) else { return Ok(None) };
+        listening.homeless.extend(listening.room.take_all());
+        listening.homeless.extend(listening.peeks.take_all(routing.sources));
+        if listening.homeless.is_empty() {
+            if listening.rest >= REST {
+                return Ok(None);
             }
+            listening.rest += 1;
         }
-        for arrival in rest.iter_mut().filter(|arrival| arrival.class.is_none()) {
-            let selected =
-                router.map(|router| routing.selector.select(router, arrival, listening.site(), true));
-            if let Some(Selected::Class(class)) = selected {
-                arrival.class = Some(class);
-            }
+        let next = listening.next(key);
+        let Ok(Some(mut arrival)) = next else {
+            self.care(key);
+            return next;
+        };
+        if let (None, Some(router)) = (arrival.class, router)
+            && let Selected::Class(class) = routing.selector.select(router, &arrival, listening.site(), true)
+        {
+            arrival.class = Some(class);
         }
         self.care(key);
-        rest
+        Ok(Some(arrival))
     }
 }
 

@@ -51,7 +51,7 @@ impl Worker {
     /// [`Cluster::bind`](crate::Cluster::bind)`("dns", "udp://127.0.0.1:5353")`.
     ///
     /// # Errors
-    /// [`Error::NoSuchListener`], [`Error::Setting`] if it is no UDP socket, [`Error::PrimaryGone`].
+    /// [`Error::NoSuchListener`], [`Error::Listener`], [`Error::Setting`] if it is no UDP socket, [`Error::PrimaryGone`].
     pub async fn udp(&self, name: &str) -> Result<UdpSocket> {
         let (grant, index) = self.ask_grant(named(name, 0)).await?;
         self.open_udp(grant, index)?.watched()

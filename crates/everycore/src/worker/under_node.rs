@@ -130,7 +130,8 @@ impl UnderNode {
             // Nothing is bound by name there, no secrets are shared, and nobody asks whether a program is ready.
             FromWorker::Listen { what: Wanted::Named { .. }, .. }
             | FromWorker::Ready
-            | FromWorker::Secrets => None,
+            | FromWorker::Secrets
+            | FromWorker::Unheard { .. } => None,
         }
     }
 

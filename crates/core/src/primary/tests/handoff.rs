@@ -350,3 +350,28 @@ fn a_worker_that_is_back_has_its_time_for_what_it_still_holds() {
     cluster.passes(1);
     assert_eq!(cluster.news(), ["- hung 1"]);
 }
+
+#[test]
+fn a_worker_that_holds_its_most_is_passed_over_until_one_is_closed() {
+    let limits = Limits { per_worker: Some(2), ..Limits::default() };
+    let mut cluster = Cluster::serving(Settings { limits, ..settings(2) });
+    assert_eq!(cluster.assign(2), [1, 2]);
+    (1..=2).for_each(|worker| cluster.observe(worker, 1, 1, 0));
+    assert_eq!(cluster.assign(2), [1, 2]);
+    (1..=2).for_each(|worker| cluster.observe(worker, 2, 2, 0));
+    assert_eq!(cluster.assign(1), [0], "both are full, however free they are");
+    assert_eq!(cluster.primary.wake_at_closed(id(1)), Some(1));
+    cluster.observe(2, 2, 2, 1);
+    assert_eq!(cluster.assign(2), [2, 0]);
+}
+
+#[test]
+fn the_workers_of_a_listener_hold_no_more_than_its_most_together() {
+    let limits = Limits { per_listener: Some(3), ..Limits::default() };
+    let mut cluster = Cluster::serving(Settings { limits, ..settings(2) });
+    assert_eq!(cluster.assign(2), [1, 2]);
+    (1..=2).for_each(|worker| cluster.observe(worker, 1, 1, 0));
+    assert_eq!(cluster.assign(2), [1, 0]);
+    cluster.observe(1, 2, 2, 1);
+    assert_eq!(cluster.assign(1), [2], "whoever's is closed makes room for all");
+}

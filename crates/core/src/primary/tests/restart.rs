@@ -121,5 +121,5 @@ fn one_turn_of_a_workers_loop_that_takes_too_long_counts_as_silence() {
     cluster.passes(4_999);
     assert!(cluster.orders().is_empty());
     cluster.passes(1);
-    assert_eq!(cluster.lines, ["- hung 1", "SIGTERM 1", "spawn 2 in 0 of 1", "- fork 2"]);
+    assert_eq!(cluster.lines, ["- 1 was silent for 5s", "SIGTERM 1", "spawn 2 in 0 of 1", "- fork 2"]);
 }

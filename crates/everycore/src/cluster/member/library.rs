@@ -80,7 +80,7 @@ impl Library {
                 left.append(&mut channel.flush(sent));
             }
         }
-        self.count_back(&left);
+        self.gave_back(left.len() as u64);
         left
     }
 
@@ -90,26 +90,32 @@ impl Library {
         self.page.set_sent(self.sent);
     }
 
-    fn count_back(&mut self, back: &[Arrival]) {
-        if !back.is_empty() {
-            self.sent -= back.len() as u64;
+    pub(super) fn withdraw(&mut self) -> Vec<Arrival> {
+        let mut back = Vec::new();
+        for channel in self.channels.values_mut() {
+            // What is left for want of descriptors is tried again.
+            channel.read_back(&mut back);
+        }
+        self.gave_back(back.len() as u64);
+        back
+    }
+
+    /// The channel of a listener that it gives up.
+    pub(super) fn close(&mut self, key: ListenerKey) -> Option<HandOff> {
+        self.channels.remove(&key)
+    }
+
+    /// What it was handed and came back another way.
+    pub(super) fn gave_back(&mut self, count: u64) {
+        if count > 0 {
+            self.sent -= count;
             self.page.set_sent(self.sent);
         }
     }
 
-    pub(super) fn withdraw(&mut self) -> Vec<Arrival> {
-        let mut back = Vec::new();
-        for channel in self.channels.values_mut() {
-            back.append(&mut channel.read_back());
-        }
-        self.count_back(&back);
-        back
-    }
-
-    pub(super) fn close(&mut self, key: ListenerKey) -> Vec<Arrival> {
-        let back = self.channels.remove(&key).map(|mut channel| channel.read_back()).unwrap_or_default();
-        self.count_back(&back);
-        back
+    /// The channels that are left of it.
+    pub(super) fn remains(&mut self) -> Vec<HandOff> {
+        std::mem::take(&mut self.channels).into_values().collect()
     }
 
     pub(super) fn wish(&mut self, wish: Wish) {

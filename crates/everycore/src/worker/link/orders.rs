@@ -9,7 +9,7 @@ use everycore_ipc::{ChannelError, Connection, Incoming, Message, Received};
 use tokio::sync::oneshot;
 
 use super::{Link, ListenAnswer, Read, State};
-use crate::protocol::{ListenFailure, Mode, ToWorker};
+use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker};
 use crate::worker::deliveries::{Answer, Deliveries, Delivery};
 use crate::worker::drain::Why;
 use crate::worker::inbox::{Item, Room};
@@ -21,6 +21,10 @@ use crate::worker::under_node::{Heard, UnderNode};
 
 /// Messages read in one go; then others get their turn.
 const READ_AT_ONCE: usize = 128;
+
+/// Words that may wait for room in the channel before a dropped question is left to its deadline: a primary that does
+/// not read its channel either must not fill our memory.
+const HELD_BACK: usize = 1024;
 
 /// How long a worker without a free descriptor leaves the channel of a Node primary unread before it looks for one again.
 const STARVED: Duration = Duration::from_millis(10);
@@ -139,8 +143,15 @@ impl Link {
     }
 
     fn keep(&self, state: &mut State, item: Item, now: Instant) {
+        let request = item.request;
         if state.inbox.push(item, now) {
             self.arrived.notify_one();
+        } else if let Some(request) = request
+            && state.held_back.len() < HELD_BACK
+        {
+            // Whoever asked hears so now, not at the deadline.
+            state.say(FromWorker::Unheard { request });
+            self.nudge();
         }
     }
 
@@ -266,6 +277,9 @@ fn no_room_for_listener() -> ListenFailure {
     let error = io::Error::from(rustix::io::Errno::MFILE);
     ListenFailure {
         errno: rustix::io::Errno::MFILE.raw_os_error(),
-        message: format!("the listener was granted, but its descriptor did not arrive: {error}"),
+        message: format!(
+            "the listener was granted, but its descriptor did not arrive: {}",
+            crate::error::advised(&error)
+        ),
     }
 }

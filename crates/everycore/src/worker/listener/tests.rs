@@ -278,8 +278,14 @@ fn refusals_say_what_the_primary_says() {
         }
         let mut named = pin!(worker.listener("http"));
         assert!(poll_fn(|cx| Poll::Ready(named.as_mut().poll(cx).is_pending())).await);
-        primary.refuse(ListenFailure { errno: 0, message: "nothing is named so".into() });
+        primary.refuse(ListenFailure { errno: 2, message: "nothing is named so".into() });
         assert!(matches!(named.await.unwrap_err(), Error::NoSuchListener { name } if name == "http"));
+        let mut named = pin!(worker.listener("http"));
+        assert!(poll_fn(|cx| Poll::Ready(named.as_mut().poll(cx).is_pending())).await);
+        primary.refuse(ListenFailure { errno: 24, message: "no descriptor left".into() });
+        let error = named.await.unwrap_err();
+        assert_eq!(error.to_string(), "listener 'http': no descriptor left");
+        assert!(matches!(error, Error::Listener { source, .. } if source.raw_os_error() == Some(24)));
     });
     assert!(matches!(worker.listen_blocking("nowhere").unwrap_err(), Error::Address(_)));
 }
