@@ -16,9 +16,12 @@ pub use handoff::handoff;
 /// Bytes from a peer on the `json` codec.
 pub fn json(bytes: &[u8]) {
     for (_, line) in frames(Codec::Json, bytes) {
-        let text = json::mend(&line).unwrap_or(line);
+        let heard = json::hear(&line);
+        let (heard, mended) = heard.map_or((None, None), |(heard, mended)| (Some(heard), mended));
+        let text = mended.unwrap_or(line);
         let _ = json::check_depth(&text, 16);
-        if let Ok(heard) = json::read(&text) {
+        if let Some(heard) = heard {
+            assert_eq!(json::read(&text).as_ref(), Ok(&heard));
             assert_inside(&heard, &text);
             if let Heard::User(_) = heard {
                 assert!(!json::is_reserved(&text), "a message for the program would not be taken for one");

@@ -77,8 +77,6 @@ pub struct Stream {
 enum Look {
     /// Nothing has been read.
     First,
-    /// As `First`, and there was nothing yet.
-    Second,
     /// The last read filled its buffer: there may be more.
     More,
     /// The last read found less than it had room for: there was nothing more.
@@ -174,18 +172,10 @@ impl Stream {
         let worn_out = self.is_worn_out();
         match self.look {
             _ if worn_out => {}
-            Look::First | Look::Second | Look::More => {
+            Look::First | Look::More => {
                 match self.receive(buffer.remaining(), |bytes| buffer.put_slice(bytes)) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     result => return Poll::Ready(result.map(drop)),
-                }
-                // A worker that accepts for itself is often faster than its client, whose request is on its way: a turn
-                // later it is mostly there.
-                if self.look == Look::First {
-                    self.look = Look::Second;
-                    self.lease.first_turn_over();
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
                 }
             }
             // HTTP servers look for an early end before they answer. In a short connection the answer is all there is to

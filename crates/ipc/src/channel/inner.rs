@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 
@@ -34,6 +34,8 @@ pub(super) struct Inner {
     /// There is something for the flusher to do.
     pub(super) work: Notify,
     pub(super) flusher_runs: AtomicBool,
+    /// Messages sent and received, for [`Inner::is_due`].
+    messages: AtomicU32,
 }
 
 pub(super) struct State {
@@ -42,8 +44,6 @@ pub(super) struct State {
     pub(super) turn: bool,
     /// The peer's buffer was full: the flusher waits for room, and until then trying is in vain.
     blocked: bool,
-    /// Messages sent and received, for [`Inner::is_due`].
-    messages: u32,
     /// No clone of the channel is left.
     pub(super) dropped: bool,
 }
@@ -54,11 +54,12 @@ impl Inner {
             codec: connection.codec(),
             socket: Arc::clone(connection.socket()),
             ready: OnceLock::new(),
-            state: Mutex::new(State { connection, turn: false, blocked: false, messages: 0, dropped: false }),
+            state: Mutex::new(State { connection, turn: false, blocked: false, dropped: false }),
             room: Notify::new(),
             parked: Notify::new(),
             work: Notify::new(),
             flusher_runs: AtomicBool::new(false),
+            messages: AtomicU32::new(0),
         };
         let inner = Arc::new(inner);
         if let Some(book) = inner.lock().connection.book() {
@@ -109,9 +110,10 @@ impl Inner {
     /// Whether the next message is one that counts as much as a system call in what a task may do before others get their
     /// turn: one of [`MESSAGES`], since most cost none.
     pub(super) fn is_due(&self) -> bool {
-        let mut state = self.lock();
-        state.messages = state.messages.wrapping_add(1);
-        state.messages.is_multiple_of(MESSAGES)
+        // Two at once may count as one: it need not be exact, and an exact count would cost as much as the message.
+        let count = self.messages.load(Ordering::Relaxed).wrapping_add(1);
+        self.messages.store(count, Ordering::Relaxed);
+        count.is_multiple_of(MESSAGES)
     }
 
     pub(super) fn try_send(&self, outgoing: Outgoing) -> Result<(), SendError> {

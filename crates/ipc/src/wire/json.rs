@@ -9,6 +9,7 @@ mod write;
 use std::borrow::Cow;
 use std::fmt;
 
+use memchr::memmem;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -21,6 +22,9 @@ pub(crate) use write::to_vec;
 pub(crate) const ACK: &[u8] = b"{\"cmd\":\"NODE_HANDLE_ACK\"}\n";
 /// The answer to a handle that did not.
 pub(crate) const NACK: &[u8] = b"{\"cmd\":\"NODE_HANDLE_NACK\"}\n";
+
+/// From this length on preparing a search for words is cheaper than stopping at each of their first letters.
+const LONG: usize = 1024;
 
 /// Finds the end of the line at the front of `bytes`; the first `scanned` of them hold none.
 pub(crate) fn cut(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Cut, WireError> {
@@ -44,11 +48,16 @@ pub(crate) fn to_utf8(line: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The line as valid UTF-8, if it is not and may concern the library. Other text is mended when it is parsed.
-pub(crate) fn mend(line: &[u8]) -> Option<Vec<u8>> {
-    match may_be_internal(line).then(|| to_utf8(line)) {
-        Some(Cow::Owned(mended)) => Some(mended),
-        _ => None,
+/// What a line is, which need not be UTF-8. One that is not and may concern the library comes back mended, and what was
+/// read lies in that; other text is mended when it is parsed.
+pub(crate) fn hear(line: &[u8]) -> Result<(Heard, Option<Vec<u8>>), WireError> {
+    // The one look at all of a long line.
+    if !may_be_internal(line) {
+        return Ok((read_as(line, false)?, None));
+    }
+    match to_utf8(line) {
+        Cow::Borrowed(line) => Ok((read_as(line, true)?, None)),
+        Cow::Owned(mended) => Ok((read(&mended)?, Some(mended))),
     }
 }
 
@@ -57,16 +66,20 @@ pub(crate) fn mend(line: &[u8]) -> Option<Vec<u8>> {
 /// Only the first character of a message for the program is looked at; whether the rest is JSON shows when it is
 /// parsed.
 pub(crate) fn read(line: &[u8]) -> Result<Heard, WireError> {
+    read_as(line, may_be_internal(line))
+}
+
+fn read_as(line: &[u8], may_be_internal: bool) -> Result<Heard, WireError> {
     if line == &ACK[..ACK.len() - 1] {
         return Ok(Heard::Ack);
     }
-    match line.iter().find(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) {
+    match first_character(line) {
         None => return Err(WireError::Empty),
-        Some(b'{') if may_be_internal(line) => {}
+        Some(b'{') if may_be_internal => {}
         Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => {
             return Ok(Heard::User(Payload::At(0..line.len())));
         }
-        Some(first) => return Err(WireError::NotJson { first: *first }),
+        Some(first) => return Err(WireError::NotJson { first }),
     }
     Ok(read_envelope(line, 0, 0))
 }
@@ -76,9 +89,19 @@ pub(crate) fn is_reserved(payload: &[u8]) -> bool {
     may_be_internal(payload) && envelope(payload).is_some()
 }
 
-/// A cheap look that rules out most messages for the program: a command of the library has `NODE_` in it, or spells it
-/// with escapes.
+fn first_character(line: &[u8]) -> Option<u8> {
+    line.iter().copied().find(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
+}
+
+/// A cheap look that rules out most messages for the program: a command of the library is in an object and has `NODE_` in
+/// it, or spells it with escapes.
 fn may_be_internal(line: &[u8]) -> bool {
+    if first_character(line) != Some(b'{') {
+        return false;
+    }
+    if line.len() >= LONG {
+        return memmem::find(line, b"NODE_").is_some() || memmem::find(line, b"\\u").is_some();
+    }
     let mut rest = line;
     while let Some(found) = memchr::memchr2(b'N', b'\\', rest) {
         rest = &rest[found..];

@@ -22,10 +22,8 @@ impl Connection {
             Codec::Advanced => (advanced::read(payload, &self.limits)?, None),
             _ => {
                 json::check_depth(payload, self.limits.depth)?;
-                match json::mend(payload) {
-                    None => (json::read(payload)?, None),
-                    Some(mended) => (json::read(&mended)?, Some(Bytes::from(mended))),
-                }
+                let (heard, mended) = json::hear(payload)?;
+                (heard, mended.map(Bytes::from))
             }
         };
         if !matches!(heard, Heard::Handle { .. }) {
