@@ -20,6 +20,14 @@ sim histories="1000000":
 fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}
 
+# the tests against real Node with every version of it, Bun and Deno: the table of docs/node.md
+node-matrix *args:
+    scripts/node-matrix {{args}}
+
+# a million connections to Node workers that are killed at random; nothing may hang or leak
+node-soak *args:
+    cargo run --release -p everycore --example node_soak -- {{args}}
+
 # side by side with Node, nginx and others: one table of ratios (--help says more)
 bench *args:
     cargo run --release -p everycore-bench -- {{args}}

@@ -18,6 +18,8 @@ mod hostile;
 mod listen;
 #[path = "node/messages.rs"]
 mod messages;
+#[path = "node/model.rs"]
+mod model;
 #[path = "node/preload.rs"]
 mod preload;
 #[path = "node/settings.rs"]

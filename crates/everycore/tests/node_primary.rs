@@ -48,6 +48,8 @@ fn be(worker: &Worker) {
         "ports" => be_on_two_ports(&worker).await,
         "udp" => be_udp(&worker, &address).await,
         "echo" => be_echo(&worker).await,
+        "http" => be_http(&worker, &address).await,
+        "work" => be_at_work(&worker).await,
         "inheritance" => be_heir(&worker).await,
         role => panic!("no such role: {role}"),
     });
@@ -215,6 +217,40 @@ async fn be_echo(worker: &Worker) -> everycore::Result<()> {
     Ok(())
 }
 
+/// As much of HTTP as it takes; tells the primary about each request.
+async fn be_http(worker: &Worker, address: &str) -> everycore::Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut listener = worker.listen(address).await?;
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let mut request = Vec::new();
+        let mut buffer = [0; 1000];
+        while !request.ends_with(b"\r\n\r\n") {
+            let Ok(length @ 1..) = stream.read(&mut buffer).await else { break };
+            request.extend_from_slice(&buffer[..length]);
+        }
+        if request.starts_with(b"GET /die") {
+            std::process::exit(3);
+        }
+        worker.send(&json!({"cmd": "notifyRequest"})).await?;
+        let body = format!("worker {}", worker.id());
+        let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        let _ = stream.write_all((head + &body).as_bytes()).await;
+    }
+    Ok(())
+}
+
+async fn be_at_work(worker: &Worker) -> everycore::Result<()> {
+    fn fibo(n: u64) -> u64 {
+        if n < 2 { n } else { fibo(n - 1) + fibo(n - 2) }
+    }
+    worker.send(&json!({"ready": true})).await?;
+    while let Some(task) = worker.recv().await? {
+        let task: u64 = task.parse().unwrap();
+        worker.send(&json!({"task": task, "result": fibo(task)})).await?;
+    }
+    Ok(())
+}
+
 /// Looks at what a grandchild finds.
 async fn be_heir(worker: &Worker) -> everycore::Result<()> {
     let script = "env | grep -cE '^NODE_(CHANNEL|UNIQUE)'; ls -l /proc/self/fd | grep -c socket";
@@ -234,14 +270,12 @@ async fn be_heir(worker: &Worker) -> everycore::Result<()> {
 
 fn play_all() {
     let Some(node) = everycore_peers::node() else { return };
-    if node.kind != Kind::Node {
-        return everycore_peers::skip(&format!(
-            "{node} as a primary of other programs: cluster only starts itself"
-        ));
-    }
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.iter().any(|word| word == "--list") {
         return TESTS.iter().for_each(|test| println!("{}: test", test.name));
+    }
+    if node.kind != Kind::Node {
+        return everycore_peers::pass_over(&format!("the cluster of {node} starts nothing but itself"));
     }
     let chosen = |name: &str| {
         let mut filters = wanted.iter().filter(|word| !word.starts_with('-')).peekable();
@@ -293,6 +327,27 @@ const TESTS: &[Test] = &[
         scene: "crowd",
         policies: BOTH,
         expected: |_| vec![json!(["answered", 200]), json!(["ended", agreed(), agreed()])],
+    },
+    Test {
+        name: "s7_s12_http_is_counted_and_a_worker_that_exits_is_replaced",
+        scene: "http",
+        policies: BOTH,
+        expected: |_| {
+            vec![
+                json!(["answered", true, "counted", 10]),
+                json!(["dies", "cut", 3]),
+                json!(["in its place", 3, true]),
+                json!(["ended", agreed(), agreed()]),
+            ]
+        },
+    },
+    Test {
+        name: "s13_work_is_spread_collected_and_ended",
+        scene: "work",
+        policies: RR,
+        expected: |_| {
+            vec![json!(["results", 17711, 17711, 28657, 46368]), json!(["ended", agreed(), agreed()])]
+        },
     },
     Test {
         name: "threads_without_a_runtime_serve",

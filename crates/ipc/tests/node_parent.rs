@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 fn main() {
     match std::env::var(ROLE).as_deref() {
         Ok("echo") => be_echo(),
-        Ok("sockets") => be_greeter(),
+        Ok("sockets" | "kept") => be_greeter(),
         Ok("refused") => be_starved(),
         Ok("counted") => be_holder(),
         Ok("crossing") => be_crossing(),
@@ -38,6 +38,9 @@ fn parents() {
     support::run(&[
         ("messages_come_back", || play("echo", &[json!(["echoed", 5])])),
         ("sockets_move_here_and_end_for_their_clients", || play("sockets", &[json!(["answers", 50])])),
+        ("a_socket_that_node_keeps_open_is_both_sides_to_write", || {
+            play("kept", &[json!("number 0, and the parent")]);
+        }),
         ("a_handle_refused_for_want_of_room_comes_again_and_is_taken_once", || {
             let took = |i: u64| json!({"took": i, "right": true});
             play("refused", &[took(0), took(1), took(2), json!({"last": true, "lost": 2})]);
@@ -62,7 +65,7 @@ fn single(value: Value) -> Value {
 fn play(scene: &str, expected: &[Value]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/channel_parent.js");
     let node = everycore_peers::node().expect("looked for before");
-    for mode in ["json", "advanced"] {
+    for mode in node.serializations() {
         let exe = std::env::current_exe().unwrap();
         let command = fork(&script)
             .exec_path(&node.program)

@@ -38,6 +38,12 @@ impl Peer {
     /// None, with a word about it, where there is no Node.
     fn start() -> Option<Self> {
         let node = everycore_peers::node()?;
+        if !node.writes_as_node() {
+            everycore_peers::pass_over(
+                "the `advanced` of Bun is its own format, that of Deno a later version which Node refuses, too",
+            );
+            return None;
+        }
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(DEADLINE)).unwrap();
         ours.set_write_timeout(Some(DEADLINE)).unwrap();

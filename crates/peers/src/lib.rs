@@ -68,6 +68,26 @@ impl Runtime {
         command
     }
 
+    /// Whether its `advanced` serialization is Node's: Bun has a format of its own, and Deno writes version 16 of V8's,
+    /// which Node refuses, too.
+    pub fn writes_as_node(&self) -> bool {
+        self.kind == Kind::Node
+    }
+
+    /// Whether another user may execute it. In a home directory that is closed to others, nobody else can.
+    pub fn is_open_to_all(&self) -> bool {
+        use std::os::unix::fs::PermissionsExt;
+        let Ok(program) = self.program.canonicalize() else { return !self.program.is_absolute() };
+        program
+            .ancestors()
+            .all(|part| part.metadata().is_ok_and(|part| part.permissions().mode() & 0o001 != 0))
+    }
+
+    /// The serializations of its channel that another program can read.
+    pub fn serializations(&self) -> &'static [&'static str] {
+        if self.writes_as_node() { &["json", "advanced"] } else { &["json"] }
+    }
+
     /// Whether it is Node itself, in this version or a later one.
     pub fn is_node(&self, major: u32) -> bool {
         self.kind == Kind::Node && self.major >= major
@@ -118,6 +138,11 @@ pub fn skip(why: &str) {
     assert!(!are_required(), "{why}, and EVERYCORE_REQUIRE_PEERS is set; run scripts/peers");
     // Nobody is there to hear it: then it need not be said.
     let _ = writeln!(std::io::stderr(), "skipped: {why}; scripts/peers installs what is missing");
+}
+
+/// Says that a test does not apply to the runtime it has, and why. `scripts/node-matrix` looks for it.
+pub fn pass_over(why: &str) {
+    let _ = writeln!(std::io::stderr(), "passed over: {why}");
 }
 
 /// Whether a missing peer is a failure.

@@ -41,7 +41,7 @@ fn a_worker_with_enough_connections_leaves_the_next_to_others() {
 fn when_all_have_enough_the_next_waits_quietly_and_is_served_when_one_leaves() {
     let node = need_node!();
     if node.kind != Kind::Node {
-        return;
+        return everycore_peers::pass_over("maxConnections makes Node alone refuse a connection");
     }
     // Every offer is told, so that they can be counted.
     let nodes = two(
@@ -112,7 +112,9 @@ fn connections_wait_for_a_stopped_worker_that_is_alone_and_it_serves_them_when_i
 fn a_worker_without_descriptors_refuses_and_others_serve() {
     let node = need_node!();
     if node.kind != Kind::Node {
-        return;
+        return everycore_peers::pass_over(
+            "the test starts Node through a shell that limits its descriptors",
+        );
     }
     let program = format!(
         "const open = [];
