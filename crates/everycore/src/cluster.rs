@@ -347,9 +347,7 @@ impl Cluster {
     /// [`Primary::setup_primary`](crate::Primary::setup_primary) is that call.
     #[must_use]
     pub fn setup_primary(mut self, settings: NodeSettings) -> Self {
-        let node = self.program.node.get_or_insert_default();
-        node.set(settings);
-        self.dialect = Dialect::Node(node.serialization.unwrap_or_default());
+        self.dialect = Dialect::Node(self.program.set_node(settings));
         self
     }
 

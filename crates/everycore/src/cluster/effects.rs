@@ -187,8 +187,9 @@ impl Driver {
         spawn.cwd = self.program.cwd.clone();
         if let Some(node) = &self.program.node {
             spawn.cwd = node.cwd.clone().or(spawn.cwd);
-            (spawn.uid, spawn.gid) = (node.uid, node.gid);
         }
+        let Ids { uid, gid, groups } = self.program.ids.clone();
+        (spawn.uid, spawn.gid, spawn.groups) = (uid, gid, groups);
         let mut variables = self.variables(spec, channel, channel_number, command.env)?;
         if matches!(self.dialect, Dialect::Node(_)) {
             self.preload(&spawn, &mut variables);
@@ -196,8 +197,6 @@ impl Driver {
         spawn.env = environment(variables);
         spawn.listen_pid = !spec.listeners.is_empty();
         spawn.process_group = true;
-        let Ids { uid, gid, groups } = self.program.ids.clone();
-        (spawn.uid, spawn.gid, spawn.groups) = (uid, gid, groups);
         spawn.no_new_privs = self.program.ids.differ();
         // A program that knows its channel notices its end; any other would live on.
         spawn.death_signal = self.program.inherit_listeners.then_some(DEATH_SIGNAL);
@@ -219,9 +218,9 @@ impl Driver {
 
     /// A further call of `setupPrimary`: for the next workers.
     pub(super) fn setup_primary(&mut self, settings: NodeSettings) {
-        if let Some(node) = &mut self.program.node {
-            node.set(settings);
-            self.dialect = Dialect::Node(node.serialization.unwrap_or_default());
+        if self.program.node.is_some() {
+            self.dialect = Dialect::Node(self.program.set_node(settings));
+            self.listeners.permanent_only = self.program.ids.differ();
         }
     }
 

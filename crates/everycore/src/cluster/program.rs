@@ -151,6 +151,15 @@ impl Program {
         Ok(())
     }
 
+    /// A call of `setupPrimary`. Who workers run as is said in one place, however it was set.
+    pub(crate) fn set_node(&mut self, settings: NodeSettings) -> Serialization {
+        let node = self.node.get_or_insert_default();
+        node.set(settings);
+        self.ids.uid = node.uid.or(self.ids.uid);
+        self.ids.gid = node.gid.or(self.ids.gid);
+        node.serialization.unwrap_or_default()
+    }
+
     /// What tools call the cluster unless told otherwise.
     pub(crate) fn default_name(&self) -> String {
         let script = self.node.as_ref().and_then(|node| node.exec.as_deref());
