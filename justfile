@@ -20,7 +20,7 @@ sim histories="1000000":
 fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}
 
-# the tests against real Node with every version of it, Bun and Deno: the table of docs/node.md
+# the tests against real Node with every version of it: the table of docs/node.md; bun and deno when they are named
 node-matrix *args:
     scripts/node-matrix {{args}}
 
