@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 
 /// Whoever workers run as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,7 +19,25 @@ impl Account {
     /// Looks up what was typed.
     pub(crate) fn find(user: Option<&str>, group: Option<&str>) -> Result<Self, Failure> {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
-        Self::of(user, group, &read("/etc/passwd"), &read("/etc/group")).map_err(Failure::usage)
+        let account =
+            Self::of(user, group, &read("/etc/passwd"), &read("/etc/group")).map_err(Failure::usage)?;
+        let may = Rights::of(&read("/proc/self/status"));
+        account.must_be_allowed(may)?;
+        Ok(account)
+    }
+
+    /// Each worker would fail to start; so it is said before there are any.
+    fn must_be_allowed(&self, may: Rights) -> Result<(), Failure> {
+        let refused = match () {
+            () if self.uid.is_some() && !may.set_user => {
+                "--user: this process may not start programs as another user"
+            }
+            () if self.gid.is_some() && !may.set_group => {
+                "--group: this process may not start programs in another group"
+            }
+            () => return Ok(()),
+        };
+        Err(Failure::new(Code::Permission, format!("{refused}; run it as root, or leave that out")))
     }
 
     fn of(user: Option<&str>, group: Option<&str>, passwd: &str, groups: &str) -> Result<Self, String> {
@@ -35,7 +53,13 @@ impl Account {
             account.gid =
                 Some(gid.ok_or_else(|| format!("--group {group}: there is no such group in /etc/group"))?);
         }
-        Ok(account)
+        match user {
+            // It would keep ours, which may well be root's.
+            Some(user) if account.gid.is_none() => Err(format!(
+                "--user {user}: there is no such user in /etc/passwd, so its group is not known; add --group"
+            )),
+            _ => Ok(account),
+        }
     }
 
     fn of_user(user: &str, passwd: &str, groups: &str) -> Result<Self, String> {
@@ -59,6 +83,24 @@ impl Account {
             groups: Some(further.collect()),
             variables: variables.into(),
         })
+    }
+}
+
+/// What this process may do about users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rights {
+    set_user: bool,
+    set_group: bool,
+}
+
+impl Rights {
+    /// As `/proc/PID/status` tells the capabilities in force; where it does not, starting a worker will show.
+    fn of(status: &str) -> Self {
+        const SETGID: u32 = 6;
+        const SETUID: u32 = 7;
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let set = line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok()).unwrap_or(u64::MAX);
+        Self { set_user: set & (1 << SETUID) != 0, set_group: set & (1 << SETGID) != 0 }
     }
 }
 
@@ -89,7 +131,17 @@ mod tests {
         let nobody = of(Some("4711"), Some("4712")).unwrap();
         assert_eq!((nobody.uid, nobody.gid, nobody.groups), (Some(4711), Some(4712), None));
         assert!(of(Some("wwww"), None).unwrap_err().contains("no such user"));
+        assert!(of(Some("4711"), None).unwrap_err().contains("add --group"), "not root's group");
         assert!(of(None, Some("-1")).unwrap_err().contains("no such group"));
         assert_eq!(of(None, None).unwrap(), Account::default());
+    }
+    #[test]
+    fn without_the_right_to_change_users_it_is_refused_before_any_worker() {
+        let [root, nobody] =
+            ["CapEff:\t000001ffffffffff\n", "Name:\tx\nCapEff:\t0000000000000000\n"].map(Rights::of);
+        let www = of(Some("www"), None).unwrap();
+        assert!(www.must_be_allowed(root).is_ok());
+        assert_eq!(www.must_be_allowed(nobody).unwrap_err().code, Code::Permission);
+        assert!(Account::default().must_be_allowed(nobody).is_ok());
     }
 }

@@ -72,6 +72,8 @@ pub(crate) fn supervise(mut run: args::Run, around: &Surroundings) -> Result<(),
 fn put_program(run: &mut args::Run) -> Result<Vec<String>, Failure> {
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let from = run.cwd.as_ref().map_or_else(|| here.clone(), |cwd| here.join(cwd));
+    // `..` in it must not lead up through this directory.
+    let from = from.canonicalize().unwrap_or(from);
     let Some(found) = package::resolve(&run.command, &from)? else { return Ok(Vec::new()) };
     let shown = |words: &[OsString]| words.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
     let mut notes = vec![format!("{} is: {}", shown(&run.command), shown(&found.command))];

@@ -47,7 +47,12 @@ enum Wish {
 /// # Errors
 /// A usage error, with what to type instead as far as that can be told.
 pub(crate) fn resolve(words: &[OsString], from: &Path) -> Result<Option<Resolved>, Failure> {
-    let Some((manager, wish)) = wish(words, from) else { return Ok(None) };
+    let Some((manager, wish)) = wish(words, from) else {
+        return match words.split_first().and_then(|(first, args)| refuse_launcher(first, args)) {
+            Some(failure) => Err(failure),
+            None => Ok(None),
+        };
+    };
     let mut resolved = Resolved::default();
     resolved.follow(&manager, wish, from, DEPTH)?;
     Ok(Some(resolved))
@@ -120,9 +125,7 @@ impl Resolved {
         from: &Path,
     ) -> Result<(), Failure> {
         if let Some(instead) = launcher(name, &args) {
-            return Err(Failure::usage(format!(
-                "{name} starts its program below itself, where no connection can be handed to it; type: {instead}"
-            )));
+            return Err(starts_below(name, &instead));
         }
         let found = Manifest::find(from).map_err(Failure::usage)?.and_then(|package| package.program(name));
         let file = found.ok_or_else(|| {
@@ -169,18 +172,43 @@ fn refuse(package: &Manifest, name: &str, text: &str, unclear: Unclear) -> Failu
     })
 }
 
+fn starts_below(name: &str, instead: &str) -> Failure {
+    Failure::usage(format!(
+        "{name} starts its program below itself, where no connection can be handed to it; type: {instead}"
+    ))
+}
+
+/// A launcher that was typed itself. Only those that nothing but Node has: others share their names with tools that
+/// replace themselves by what they start.
+fn refuse_launcher(program: &OsStr, args: &[OsString]) -> Option<Failure> {
+    const NODES_ALONE: [&str; 8] =
+        ["nodemon", "node-dev", "tsx", "ts-node-dev", "tsnd", "pm2", "pm2-runtime", "pm2-dev"];
+    let name = Path::new(program).file_name()?.to_str()?;
+    let instead = launcher(name, args).filter(|_| NODES_ALONE.contains(&name))?;
+    Some(starts_below(name, &instead))
+}
+
 /// Programs that start others and stay above them; what to type instead.
 fn launcher(name: &str, args: &[OsString]) -> Option<String> {
-    let script = args.iter().find(|word| !word.as_encoded_bytes().starts_with(b"-"));
-    let script = script.map_or_else(|| "server.js".into(), |script| script.to_string_lossy().into_owned());
+    let script = script_among(args).unwrap_or_else(|| "server.js".into());
     let name = Path::new(name).file_name()?.to_str()?;
     match name {
         "nodemon" | "node-dev" | "supervisor" | "forever" => Some(format!("everycore run -- node {script}")),
         "tsx" | "ts-node-dev" | "tsnd" => Some(format!("everycore run -- node --import tsx {script}")),
         "pm2" | "pm2-runtime" | "pm2-dev" | "concurrently" | "npm-run-all" | "npm-run-all2" | "run-s"
-        | "run-p" | "dotenv" | "env-cmd" => Some("everycore run -- node server.js".into()),
+        | "run-p" | "dotenv" | "env-cmd" => Some(format!("everycore run -- node {script}")),
         _ => None,
     }
+}
+
+/// The word that names a script: values of options, which stand among them, seldom end like one.
+fn script_among(args: &[OsString]) -> Option<String> {
+    const ENDINGS: [&str; 8] = ["js", "mjs", "cjs", "jsx", "ts", "mts", "cts", "tsx"];
+    let names_one = |word: &&OsString| {
+        let ending = Path::new(word).extension().and_then(OsStr::to_str);
+        !is_flag(word) && ending.is_some_and(|ending| ENDINGS.contains(&ending))
+    };
+    args.iter().find(names_one).map(|word| word.to_string_lossy().into_owned())
 }
 
 /// What the words tell which package manager to do; `None` if they name none.
@@ -200,25 +228,49 @@ fn wish(words: &[OsString], from: &Path) -> Option<(String, Wish)> {
 
 /// `npm start`, `npm run x -- args`, `yarn x args`, `pnpm exec y`.
 fn of_manager(manager: &str, rest: &[&OsStr]) -> Wish {
-    let mut rest = rest.iter().copied().skip_while(|word| is_flag(word));
-    let Some(verb) = rest.next().and_then(OsStr::to_str) else { return Wish::Other };
-    let rest: Vec<&OsStr> = rest.collect();
+    let Some((verb, rest)) = first_word(rest) else { return Wish::Other };
     match verb {
-        "run" | "run-script" | "rum" | "urn" => {
-            let mut rest = rest.into_iter().skip_while(|word| is_flag(word));
-            match rest.next().and_then(OsStr::to_str) {
-                Some(name) => Wish::Script(name.to_owned(), arguments(manager, &rest.collect::<Vec<_>>())),
-                None => Wish::Other,
-            }
-        }
-        "start" | "test" | "stop" | "restart" => Wish::Script(verb.to_owned(), arguments(manager, &rest)),
-        "exec" | "x" => program_in(&rest),
+        "run" | "run-script" | "rum" | "urn" => match first_word(rest) {
+            Some((name, rest)) => script_with(manager, name, rest),
+            None => Wish::Other,
+        },
+        "start" | "test" | "stop" | "restart" => script_with(manager, verb, rest),
+        "exec" | "x" => program_in(rest),
         // What is no command of its own is a script.
-        name if manager != "npm" && !YARNS_OWN.contains(&name) => {
-            Wish::Script(name.to_owned(), arguments(manager, &rest))
-        }
+        name if manager != "npm" && !YARNS_OWN.contains(&name) => script_with(manager, name, rest),
         _ => Wish::Other,
     }
+}
+
+/// Flags of package managers that change what they say and not what they start.
+const HARMLESS: [&str; 7] =
+    ["-s", "--silent", "-q", "--quiet", "--verbose", "--loglevel=silent", "--if-present"];
+
+/// The first word behind flags that change nothing, and what follows it. A flag that might, such as one that names
+/// another package, is not for us to follow.
+fn first_word<'a, 'b>(words: &'b [&'a OsStr]) -> Option<(&'a str, &'b [&'a OsStr])> {
+    let at = words.iter().position(|word| !is_harmless(word))?;
+    let word = words[at].to_str().filter(|word| !word.starts_with('-'))?;
+    Some((word, &words[at + 1..]))
+}
+
+fn is_harmless(word: &OsStr) -> bool {
+    word.to_str().is_some_and(|word| HARMLESS.contains(&word))
+}
+
+/// A script with what is passed on to it: with npm that is words, and all that stands behind `--`.
+fn script_with(manager: &str, name: &str, rest: &[&OsStr]) -> Wish {
+    let (before, behind) = match rest.iter().position(|word| *word == "--") {
+        Some(at) => (&rest[..at], &rest[at + 1..]),
+        None => (rest, &rest[rest.len()..]),
+    };
+    let takes_flags = manager == "npm";
+    if takes_flags && before.iter().any(|word| is_flag(word) && !is_harmless(word)) {
+        return Wish::Other;
+    }
+    let before = before.iter().filter(|word| !(takes_flags && is_flag(word)));
+    let args = before.chain(behind).map(|&word| word.to_owned()).collect();
+    Wish::Script(name.to_owned(), args)
 }
 
 /// Commands of yarn and pnpm that people may type here, and that start nothing that serves.
@@ -257,19 +309,6 @@ fn program_in(rest: &[&OsStr]) -> Wish {
         }
     }
     Wish::Other
-}
-
-/// What is passed on to a script: with npm only what stands behind `--`.
-fn arguments(manager: &str, rest: &[&OsStr]) -> Vec<OsString> {
-    let behind = rest.iter().position(|word| *word == "--");
-    let rest = match behind {
-        Some(at) => &rest[at + 1..],
-        None if manager == "npm" => {
-            return rest.iter().filter(|word| !is_flag(word)).map(|&word| word.to_owned()).collect();
-        }
-        None => rest,
-    };
-    rest.iter().map(|&word| word.to_owned()).collect()
 }
 
 fn is_flag(word: &OsStr) -> bool {

@@ -166,7 +166,7 @@ impl Driver {
             cluster.program.launches = plan.launches;
             selector = Selector::new(plan.choose, plan.peek);
         }
-        Ok(Self {
+        let mut driver = Self {
             core,
             members: BTreeMap::new(),
             listeners,
@@ -203,7 +203,10 @@ impl Driver {
             wakes: Vec::new(),
             arriving: Vec::new(),
             busy: false,
-        })
+        };
+        // From here on a signal waits for the loop: whoever is told that the cluster starts may stop it at once.
+        driver.take_signals()?;
+        Ok(driver)
     }
 
     pub(crate) fn primary(&self) -> Primary {
@@ -219,7 +222,7 @@ impl Driver {
     pub(crate) fn run(mut self) -> Result<Outcome> {
         let _running = self.shared.started();
         self.warn_of_resets();
-        let result = self.take_signals().and_then(|()| self.turn_until_finished());
+        let result = self.turn_until_finished();
         self.listeners.close_all(&self.sources);
         self.shared.ended(self.core.snapshot());
         result

@@ -23,18 +23,18 @@ pub(super) enum Unclear {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Token {
     Word(String),
-    /// `&&` or `;`
-    Then,
+    /// `&&` or `;`, with where it begins and ends in the line.
+    Then(usize, usize),
 }
 
 impl Script {
     pub(super) fn parse(text: &str) -> Result<Self, Unclear> {
         let tokens = tokens(text)?;
-        let mut commands = tokens.split(|token| *token == Token::Then).filter(|command| !command.is_empty());
+        let is_then = |token: &Token| matches!(token, Token::Then(..));
+        let mut commands = tokens.split(is_then).filter(|command| !command.is_empty());
         let script = Self::of(commands.next().ok_or(Unclear::Empty)?);
         if commands.next().is_some() {
-            let last = text.rsplit(['&', ';']).map(str::trim).find(|part| !part.is_empty());
-            return Err(Unclear::Several { last: last.unwrap_or_default().to_owned() });
+            return Err(Unclear::Several { last: last_command(text, &tokens).to_owned() });
         }
         if script.words.is_empty() { Err(Unclear::Empty) } else { Ok(script) }
     }
@@ -58,6 +58,20 @@ impl Script {
     }
 }
 
+/// The last command of several, as it stands in the line.
+fn last_command<'a>(text: &'a str, tokens: &[Token]) -> &'a str {
+    let mut end = text.len();
+    for token in tokens.iter().rev() {
+        let Token::Then(begins, ends) = *token else { continue };
+        let command = text[ends..end].trim();
+        if !command.is_empty() {
+            return command;
+        }
+        end = begins;
+    }
+    text[..end].trim()
+}
+
 fn assignment(word: &str) -> Option<(String, String)> {
     let (name, value) = word.split_once('=')?;
     let mut letters = name.chars();
@@ -70,21 +84,21 @@ fn assignment(word: &str) -> Option<(String, String)> {
 fn tokens(text: &str) -> Result<Vec<Token>, Unclear> {
     let mut tokens = Vec::new();
     let mut word: Option<String> = None;
-    let mut letters = text.chars().peekable();
-    while let Some(letter) = letters.next() {
+    let mut letters = text.char_indices().peekable();
+    while let Some((at, letter)) = letters.next() {
         match letter {
             ' ' | '\t' | '\n' => tokens.extend(word.take().map(Token::Word)),
             ';' => {
                 tokens.extend(word.take().map(Token::Word));
-                tokens.push(Token::Then);
+                tokens.push(Token::Then(at, at + 1));
             }
-            '&' if letters.next_if_eq(&'&').is_some() => {
+            '&' if letters.next_if(|(_, next)| *next == '&').is_some() => {
                 tokens.extend(word.take().map(Token::Word));
-                tokens.push(Token::Then);
+                tokens.push(Token::Then(at, at + 2));
             }
             '\'' => quoted(&mut letters, '\'', word.get_or_insert_default())?,
             '"' => quoted(&mut letters, '"', word.get_or_insert_default())?,
-            '\\' => word.get_or_insert_default().push(letters.next().ok_or(Unclear::Shell)?),
+            '\\' => word.get_or_insert_default().push(letters.next().ok_or(Unclear::Shell)?.1),
             '&' | '|' | '<' | '>' | '(' | ')' | '$' | '`' | '*' | '?' | '[' | '!' | '~' | '#' | '{' | '}' => {
                 return Err(Unclear::Shell);
             }
@@ -96,12 +110,21 @@ fn tokens(text: &str) -> Result<Vec<Token>, Unclear> {
 }
 
 /// Up to the closing quote. What a shell would replace within double quotes is not ours to know.
-fn quoted(letters: &mut impl Iterator<Item = char>, quote: char, word: &mut String) -> Result<(), Unclear> {
-    while let Some(letter) = letters.next() {
+fn quoted(
+    letters: &mut impl Iterator<Item = (usize, char)>,
+    quote: char,
+    word: &mut String,
+) -> Result<(), Unclear> {
+    while let Some((_, letter)) = letters.next() {
         match letter {
             letter if letter == quote => return Ok(()),
             '$' | '`' if quote == '"' => return Err(Unclear::Shell),
-            '\\' if quote == '"' => word.push(letters.next().ok_or(Unclear::Shell)?),
+            '\\' if quote == '"' => match letters.next().ok_or(Unclear::Shell)?.1 {
+                '\n' => {}
+                special @ ('$' | '`' | '"' | '\\') => word.push(special),
+                // In front of anything else it stands for itself.
+                other => word.extend(['\\', other]),
+            },
             letter => word.push(letter),
         }
     }
@@ -124,6 +147,7 @@ mod tests {
             ["node", "--title=my app", "a b", "c d", ""]
         );
         assert_eq!(words("exec node ."), ["node", "."]);
+        assert_eq!(words(r#"node "a\.b\"c\\d""#), ["node", r#"a\.b"c\d"#]);
         assert_eq!(words("node --env=x server.js"), ["node", "--env=x", "server.js"]);
     }
 
@@ -139,6 +163,7 @@ mod tests {
         let several = |last: &str| Err(Unclear::Several { last: last.into() });
         assert_eq!(Script::parse("tsc -p . && node dist/server.js"), several("node dist/server.js"));
         assert_eq!(Script::parse("mkdir x; node a.js;"), several("node a.js"));
+        assert_eq!(Script::parse("mkdir x && node 'a;b.js'"), several("node 'a;b.js'"));
     }
 
     #[test]

@@ -88,6 +88,8 @@ fn scripts_become_their_program() {
     assert_eq!(shop.command("npm start -- -x"), "node --title=web server.js -x");
     assert_eq!(shop.command("npm start --verbose"), "node --title=web server.js", "npm's own flag");
     assert_eq!(shop.command("yarn start -x y"), "node --title=web server.js -x y");
+    assert_eq!(shop.command("npm start prod -- --port 80"), "node --title=web server.js prod --port 80");
+    assert_eq!(shop.command("pnpm start a -- -b"), "node --title=web server.js a -b");
     assert_eq!(shop.command("npm run serve"), "node --title=web server.js --port 80");
     assert_eq!(shop.command("npm run next"), "node_modules/.bin/next start");
 }
@@ -132,6 +134,15 @@ fn what_is_not_simply_a_program_is_answered_with_what_to_type() {
         ("npm run nothing", "package.json has no script 'nothing'; there are about, build-and-go"),
         ("npm run round", "calls itself in the end"),
         ("npx nodemon app.js", "type: everycore run -- node app.js"),
+        ("npx tsx watch src/app.ts", "type: everycore run -- node --import tsx src/app.ts"),
+        ("nodemon -r dotenv/config app.js", "type: everycore run -- node app.js"),
+        ("./node_modules/.bin/tsx src/app.ts", "type: everycore run -- node --import tsx src/app.ts"),
+        ("pm2 start app.js", "type: everycore run -- node app.js"),
+        ("npm --prefix=api start", "type the program itself"),
+        ("npm run --workspace=api start", "type the program itself"),
+        ("npm start --workspace=api", "type the program itself"),
+        ("pnpm --filter=api start", "type the program itself"),
+        ("yarn --cwd=api start", "type the program itself"),
         ("npm install", "type the program itself"),
         ("npm run", "type the program itself"),
         ("yarn add x", "type the program itself"),

@@ -5,10 +5,10 @@
 //! from starting it is left out. `preload.cjs` says what it does.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -30,8 +30,28 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug, Default)]
 pub(in crate::cluster) struct Preload {
     /// For workers that run as this user, and for those that run as another: each where it can be read.
-    files: [Option<PathBuf>; 2],
+    files: [Option<Script>; 2],
     failed: bool,
+}
+
+/// A file of ours, held open: so no other can be taken for it when something that tidies up has removed it.
+#[derive(Debug)]
+struct Script {
+    path: PathBuf,
+    file: File,
+}
+
+impl Script {
+    /// Whether the path still leads to the file that was written.
+    fn is_there(&self) -> bool {
+        let same = |there: &fs::Metadata, ours: &fs::Metadata| {
+            there.is_file() && (there.dev(), there.ino()) == (ours.dev(), ours.ino())
+        };
+        match (fs::symlink_metadata(&self.path), self.file.metadata()) {
+            (Ok(there), Ok(ours)) => same(&there, &ours),
+            _ => false,
+        }
+    }
 }
 
 impl Preload {
@@ -81,20 +101,18 @@ impl Preload {
     /// The file, written anew if something that tidies up has removed it.
     fn file(&mut self, everybody: bool) -> io::Result<&Path> {
         let place = &mut self.files[usize::from(everybody)];
-        let known = place.take().filter(|file| file.exists());
-        let file = match known {
-            Some(file) => file,
+        let script = match place.take().filter(Script::is_there) {
+            Some(script) => script,
             None => write(&directory(everybody))?,
         };
-        Ok(place.insert(file))
+        Ok(&place.insert(script).path)
     }
 }
 
 impl Drop for Preload {
     fn drop(&mut self) {
-        for file in self.files.iter().flatten() {
-            // Somebody else may have tidied up.
-            let _ = fs::remove_file(file);
+        for script in self.files.iter().flatten().filter(|script| script.is_there()) {
+            let _ = fs::remove_file(&script.path);
         }
     }
 }
@@ -107,7 +125,7 @@ fn directory(everybody: bool) -> PathBuf {
 }
 
 /// A new file of a name that nobody had: never one that was waiting there.
-fn write(directory: &Path) -> io::Result<PathBuf> {
+fn write(directory: &Path) -> io::Result<Script> {
     let pid = std::process::id();
     let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
     for _ in 0..NAMES {
@@ -118,7 +136,7 @@ fn write(directory: &Path) -> io::Result<PathBuf> {
                 // Whatever the umask: workers may run as another user.
                 file.set_permissions(fs::Permissions::from_mode(0o644))?;
                 file.write_all(SCRIPT.as_bytes())?;
-                return Ok(path);
+                return Ok(Script { path, file });
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
             Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
@@ -191,16 +209,20 @@ mod tests {
         let env = [("NODE_OPTIONS".into(), "--no-warnings".into())];
         let command = [OsStr::new("node"), OsStr::new("server.js")];
         let set = preload.variables(&command, &env, Duration::from_secs(8), true).unwrap();
-        let file = preload.files[1].clone().unwrap();
+        let path_of = |preload: &Preload| preload.files[1].as_ref().unwrap().path.clone();
+        let file = path_of(&preload);
         assert_eq!(set[0].1, r#"{"before":"--no-warnings","drain":8000,"variable":"NODE_OPTIONS"}"#);
         assert_eq!(set[1].1, OsString::from(format!("--require {} --no-warnings", file.display())));
         assert_eq!(fs::read_to_string(&file).unwrap(), SCRIPT);
         fs::remove_file(&file).unwrap();
+        fs::write(&file, "another one's").unwrap();
         preload.variables(&command, &env, Duration::ZERO, true).unwrap();
-        let again = preload.files[1].clone().unwrap();
-        assert!(again.exists(), "a file that was tidied away is written again");
+        let again = path_of(&preload);
+        assert_ne!(again, file, "what took the place of a file that was tidied away is not loaded");
+        assert_eq!(fs::read_to_string(&again).unwrap(), SCRIPT);
         drop(preload);
         assert!(!again.exists());
+        fs::remove_file(&file).unwrap();
     }
 
     #[test]
