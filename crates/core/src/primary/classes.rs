@@ -7,6 +7,7 @@ use crate::notice::Notice;
 use crate::schedule::{Candidate, Candidates, Full, Inbound, Peer, Pick, Router};
 use crate::snapshot::ClassSnapshot;
 use crate::time::Time;
+use crate::worker::Worker;
 
 impl Primary {
     /// The classes and rules, where there are any.
@@ -50,7 +51,7 @@ impl Primary {
                 self.is_served_by(router, on, class) && none_is_free && all_are_full
             }
         };
-        if is_full || !self.is_expected(router, on, class) {
+        if is_full || !self.is_expected(router, on, class, now) {
             return self.refuse(router, class, now);
         }
         match wished {
@@ -66,13 +67,19 @@ impl Primary {
     }
 
     /// Whether somebody of the class, or of the one it spills to, serves this listener or may yet come to serve it.
-    pub(super) fn is_expected(&self, router: &Router, on: ListenerKey, class: ClassKey) -> bool {
+    pub(super) fn is_expected(&self, router: &Router, on: ListenerKey, class: ClassKey, now: Time) -> bool {
+        // A worker is ready at its first listener and may be opening others: it has as long as one that leaves.
+        let patience = self.settings.deadlines.drain;
+        let is_settled = |worker: &Worker| {
+            let has_had_time = worker.ready_since.is_some_and(|since| now - since >= patience);
+            worker.is_ready() && (worker.handoffs.has_served(on) || has_had_time)
+        };
         let replaces = matches!(self.stopping, None | Some(Stopping::Lingering { .. }));
         let is_to_come = |(slot, seat): (u32, &super::Seat)| {
             let slot = Slot::new(slot);
             matches!(seat.vacancy, Vacancy::Open | Vacancy::Until(_))
                 && router.serves(class, slot)
-                && !self.workers.iter().any(|worker| worker.slot == slot && worker.is_ready())
+                && !self.workers.iter().any(|worker| worker.slot == slot && is_settled(worker))
         };
         self.serving(on).any(|worker| router.serves(class, worker.slot))
             || replaces && (0..).zip(&self.seats).any(is_to_come)

@@ -244,7 +244,7 @@ impl Primary {
             (Awaited::Worker(worker), _) => self.free(on, now).any(|free| free.id == worker),
             (Awaited::Class(class), Some(router)) => {
                 self.free(on, now).any(|free| router.serves(class, free.slot))
-                    || !self.is_expected(router, on, class)
+                    || !self.is_expected(router, on, class, now)
             }
             (Awaited::Class(_), None) => true,
         }

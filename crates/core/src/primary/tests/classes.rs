@@ -18,6 +18,7 @@ fn cluster(when_full: WhenFull) -> Cluster {
     cluster
 }
 
+const ADMIN: ListenerKey = ListenerKey::new(1);
 const NORMAL: ClassKey = ClassKey::new(0);
 const SPECIAL: ClassKey = ClassKey::new(1);
 const WAIT: Assignment = Assignment::WaitFor(Awaited::Class(SPECIAL));
@@ -28,8 +29,12 @@ fn to(worker: u32) -> Assignment {
 
 impl Cluster {
     fn assign_in(&mut self, class: ClassKey) -> Assignment {
+        self.assign_on(HTTP, class)
+    }
+
+    fn assign_on(&mut self, listener: ListenerKey, class: ClassKey) -> Assignment {
         let peer = Peer { address: None, class: Some(class) };
-        let assignment = self.primary.assign(HTTP, peer, self.now);
+        let assignment = self.primary.assign(listener, peer, self.now);
         self.collect();
         assignment
     }
@@ -118,4 +123,67 @@ fn a_class_that_does_not_serve_the_listener_is_not_waited_for() {
         cluster.happens(Event::StoppedListening { worker: id(worker), listener: HTTP });
     }
     assert_eq!(cluster.assign_in(SPECIAL), Assignment::Refuse);
+}
+
+/// Workers serve HTTP first, then ADMIN, where special ones alone are wanted.
+fn with_admin() -> Cluster {
+    let mut cluster = cluster(WhenFull::Wait);
+    (1..=3).for_each(|worker| cluster.serves_admin(worker));
+    cluster
+}
+
+impl Cluster {
+    fn serves_admin(&mut self, worker: u32) {
+        self.happens(Event::Listening { worker: id(worker), listener: ADMIN });
+    }
+
+    fn waits_on_admin(&self) -> bool {
+        !self.primary.is_wait_over(Awaited::Class(SPECIAL), ADMIN, self.now)
+    }
+}
+
+#[test]
+fn a_worker_that_is_ready_at_its_first_listener_is_waited_for_at_its_second() {
+    let mut cluster = with_admin();
+    cluster.exits(2, CRASHED);
+    cluster.exits(3, CRASHED);
+    assert_eq!(cluster.assign_on(ADMIN, SPECIAL), WAIT);
+    for worker in [4, 5] {
+        cluster.serves(worker);
+        assert_eq!(cluster.assign_on(ADMIN, SPECIAL), WAIT, "worker {worker} serves HTTP alone so far");
+        assert!(cluster.waits_on_admin());
+    }
+    cluster.serves_admin(5);
+    assert!(!cluster.waits_on_admin());
+    assert_eq!(cluster.assign_on(ADMIN, SPECIAL), to(5));
+}
+
+#[test]
+fn so_it_is_when_the_last_worker_of_its_class_is_recycled() {
+    let mut cluster = with_admin();
+    cluster.exits(2, CRASHED);
+    cluster.happens(Event::StoppedListening { worker: id(3), listener: ADMIN });
+    cluster.serves(4);
+    cluster.serves_admin(4);
+    cluster.happens(Event::Recycle { worker: id(4), reason: ExitReason::MaxRequests });
+    cluster.serves(5);
+    assert!(cluster.picture().contains(&"4 disconnecting".to_owned()), "{:?}", cluster.picture());
+    assert_eq!(cluster.assign_on(ADMIN, SPECIAL), WAIT);
+    cluster.serves_admin(5);
+    assert_eq!(cluster.assign_on(ADMIN, SPECIAL), to(5));
+}
+
+#[test]
+fn who_has_not_come_to_serve_a_listener_for_long_is_not_waited_for() {
+    let mut cluster = with_admin();
+    cluster.exits(2, CRASHED);
+    cluster.exits(3, CRASHED);
+    cluster.serves(4);
+    cluster.serves(5);
+    let patience = cluster.primary.settings.deadlines.drain.as_millis() as u64;
+    cluster.passes(patience - 1);
+    assert_eq!(cluster.assign_on(ADMIN, SPECIAL), WAIT);
+    cluster.passes(1);
+    assert!(!cluster.waits_on_admin());
+    assert_eq!(cluster.assign_on(ADMIN, SPECIAL), Assignment::Refuse);
 }
