@@ -31,7 +31,8 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 pub(in crate::cluster) struct Preload {
     /// For workers that run as this user, and for those that run as another: each where it can be read.
     files: [Option<Script>; 2],
-    failed: bool,
+    /// It could not be written: workers do without.
+    failed: [bool; 2],
 }
 
 /// A file of ours, held open: so no other can be taken for it when something that tidies up has removed it.
@@ -73,15 +74,13 @@ impl Preload {
         };
         let set = env.iter().rev().find(|(name, _)| name == variable).map(|(_, value)| value.clone());
         let before = set.or_else(|| std::env::var_os(variable));
-        if !may_load(command, before.as_deref()) {
+        let place = usize::from(everybody);
+        if self.failed[place] || !may_load(command, before.as_deref()) {
             return Ok(Vec::new());
         }
-        let file = match self.file(everybody) {
-            Ok(file) => quoted(file),
-            Err(error) => {
-                return if std::mem::replace(&mut self.failed, true) { Ok(Vec::new()) } else { Err(error) };
-            }
-        };
+        let file = self.file(everybody).map(quoted);
+        self.failed[place] = file.is_err();
+        let file = file?;
         let settings = json!({
             "drain": u64::try_from(drain.as_millis()).unwrap_or(u64::MAX),
             "variable": variable,
@@ -103,7 +102,7 @@ impl Preload {
         let place = &mut self.files[usize::from(everybody)];
         let script = match place.take().filter(Script::is_there) {
             Some(script) => script,
-            None => write(&directory(everybody))?,
+            None => write(&directory(everybody)?, fill)?,
         };
         Ok(&place.insert(script).path)
     }
@@ -117,15 +116,46 @@ impl Drop for Preload {
     }
 }
 
-/// Where files of running programs belong; only this user may look there.
-fn directory(everybody: bool) -> PathBuf {
+/// Where files of running programs belong. Only this user may look there; where everybody is to, every directory on the
+/// way has to let them.
+fn directory(everybody: bool) -> io::Result<PathBuf> {
+    if everybody {
+        let common = std::env::temp_dir();
+        return match barrier(&common)? {
+            None => Ok(common),
+            Some(closed) => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "the user that workers run as may not look into {}; set TMPDIR to a directory for all",
+                    closed.display()
+                ),
+            )),
+        };
+    }
     let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let own = own.filter(|own| !everybody && own.is_absolute() && own.is_dir());
-    own.unwrap_or_else(std::env::temp_dir)
+    let own = own.filter(|own| own.is_absolute() && own.is_dir());
+    Ok(own.unwrap_or_else(std::env::temp_dir))
+}
+
+/// The directory on this way that not everybody may pass.
+fn barrier(directory: &Path) -> io::Result<Option<PathBuf>> {
+    let real = fs::canonicalize(directory).map_err(|error| at(directory, &error))?;
+    for step in real.ancestors() {
+        if fs::metadata(step).map_err(|error| at(step, &error))?.mode() & 0o001 == 0 {
+            return Ok(Some(step.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+fn fill(file: &mut File) -> io::Result<()> {
+    // Whatever the umask: workers may run as another user.
+    file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    file.write_all(SCRIPT.as_bytes())
 }
 
 /// A new file of a name that nobody had: never one that was waiting there.
-fn write(directory: &Path) -> io::Result<Script> {
+fn write(directory: &Path, fill: fn(&mut File) -> io::Result<()>) -> io::Result<Script> {
     let pid = std::process::id();
     let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
     for _ in 0..NAMES {
@@ -133,16 +163,22 @@ fn write(directory: &Path) -> io::Result<Script> {
         let path = directory.join(format!("everycore-{pid}-{number}.cjs"));
         match OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path) {
             Ok(mut file) => {
-                // Whatever the umask: workers may run as another user.
-                file.set_permissions(fs::Permissions::from_mode(0o644))?;
-                file.write_all(SCRIPT.as_bytes())?;
+                if let Err(error) = fill(&mut file) {
+                    // Nobody else knows of it.
+                    let _ = fs::remove_file(&path);
+                    return Err(at(&path, &error));
+                }
                 return Ok(Script { path, file });
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
-            Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+            Err(error) => return Err(at(&path, &error)),
         }
     }
     Err(taken)
+}
+
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// A runtime that restricts what programs read would refuse the script, and the program with it.
@@ -208,21 +244,63 @@ mod tests {
         let mut preload = Preload::default();
         let env = [("NODE_OPTIONS".into(), "--no-warnings".into())];
         let command = [OsStr::new("node"), OsStr::new("server.js")];
-        let set = preload.variables(&command, &env, Duration::from_secs(8), true).unwrap();
-        let path_of = |preload: &Preload| preload.files[1].as_ref().unwrap().path.clone();
+        let set = preload.variables(&command, &env, Duration::from_secs(8), false).unwrap();
+        let path_of = |preload: &Preload| preload.files[0].as_ref().unwrap().path.clone();
         let file = path_of(&preload);
         assert_eq!(set[0].1, r#"{"before":"--no-warnings","drain":8000,"variable":"NODE_OPTIONS"}"#);
         assert_eq!(set[1].1, OsString::from(format!("--require {} --no-warnings", file.display())));
         assert_eq!(fs::read_to_string(&file).unwrap(), SCRIPT);
         fs::remove_file(&file).unwrap();
         fs::write(&file, "another one's").unwrap();
-        preload.variables(&command, &env, Duration::ZERO, true).unwrap();
+        preload.variables(&command, &env, Duration::ZERO, false).unwrap();
         let again = path_of(&preload);
         assert_ne!(again, file, "what took the place of a file that was tidied away is not loaded");
         assert_eq!(fs::read_to_string(&again).unwrap(), SCRIPT);
         drop(preload);
         assert!(!again.exists());
         fs::remove_file(&file).unwrap();
+    }
+
+    /// An empty directory of this test's own.
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("everycore-preload-{}-{name}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_filled_does_not_stay() {
+        let directory = scratch("full");
+        let error = write(&directory, |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "{error}");
+        fs::remove_dir(&directory).unwrap();
+    }
+
+    #[test]
+    fn one_that_could_not_be_written_is_not_tried_for_every_worker() {
+        let mut preload = Preload::default();
+        preload.failed[0] = true;
+        let command = [OsStr::new("node"), OsStr::new("server.js")];
+        assert!(preload.variables(&command, &[], Duration::ZERO, false).unwrap().is_empty());
+        assert!(preload.files[0].is_none());
+    }
+
+    #[test]
+    fn a_private_directory_is_none_for_the_workers_of_another_user() {
+        let outer = scratch("private");
+        let inner = outer.join("inner");
+        fs::create_dir(&inner).unwrap();
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        mode(&inner, 0o755);
+        mode(&outer, 0o700);
+        let real = fs::canonicalize(&outer).unwrap();
+        assert_eq!(barrier(&inner).unwrap(), Some(real.clone()));
+        mode(&outer, 0o711);
+        assert!(barrier(&inner).unwrap().is_none_or(|closed| real.starts_with(&closed) && closed != real));
+        mode(&inner, 0o700);
+        assert_eq!(barrier(&inner).unwrap(), Some(real.join("inner")));
+        fs::remove_dir_all(&outer).unwrap();
     }
 
     #[test]
