@@ -9,6 +9,7 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use support::{Example, PATIENCE, number_after, signal_pid, until};
 
 const HUP: i32 = 1;
@@ -111,6 +112,45 @@ fn whoever_waits_for_a_slot_that_is_scaled_away_is_served_by_another_one() {
     server.signal(TTIN);
     server.line_with("listens on");
     until("the new worker serves", || slots(address, 50) == BTreeSet::from([0, 1, 2]));
+    stop(server);
+}
+
+#[test]
+fn a_socket_of_a_slot_that_was_scaled_away_stays_open_while_there_is_nobody_to_adopt_it() {
+    let (server, address, pids) = serve(&["127.0.0.1:0", "2"]);
+    server.signal(TTOU);
+    server.line_with("exited");
+    // Some come to lie in the socket of the slot that is gone, and the only one who could adopt it dies.
+    signal_pid(pids[&0], STOP);
+    let mut waiting: Vec<TcpStream> = (0..100).map(|_| connect(address)).collect();
+    signal_pid(pids[&0], KILL);
+    server.line_with("killed");
+    assert_eq!(waiting.iter_mut().map(slot).collect::<BTreeSet<u32>>(), BTreeSet::from([0]));
+    stop(server);
+}
+
+/// Sets how many descriptors a server may have; how many it might before.
+fn limit(server: &Example, limit: Rlimit) -> Rlimit {
+    let pid = Pid::from_raw(server.pid().try_into().unwrap());
+    prlimit(pid, Resource::Nofile, limit).unwrap()
+}
+
+/// Whether a process sleeps.
+fn is_asleep(server: &Example) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('S')
+}
+
+#[test]
+fn a_socket_that_no_descriptor_was_left_for_is_adopted_later() {
+    let (server, address, pids) = serve(&["127.0.0.1:0", "2", "once"]);
+    let before = rustix::process::getrlimit(Resource::Nofile);
+    let before = limit(&server, Rlimit { current: Some(3), maximum: before.maximum });
+    signal_pid(pids[&0], KILL);
+    server.line_with("killed");
+    until("the primary has tried", || is_asleep(&server));
+    limit(&server, before);
+    assert_eq!(slots(address, 100), BTreeSet::from([1]));
     stop(server);
 }
 

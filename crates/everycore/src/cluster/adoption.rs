@@ -10,15 +10,25 @@ use everycore_core::{ListenerKey, Slot, SlotState, WorkerId};
 
 use super::driver::Driver;
 use super::member::Side;
+use super::program::Dialect;
 use crate::protocol::ToWorker;
 
 /// Who was told to accept from whose sockets.
 #[derive(Debug, Default)]
-pub(crate) struct Adoptions(BTreeMap<(ListenerKey, u32), WorkerId>);
+pub(crate) struct Adoptions {
+    adopters: BTreeMap<(ListenerKey, u32), WorkerId>,
+    /// Somebody was to adopt a socket and could not be given it; nothing else may come to wake the loop for it.
+    unsettled: bool,
+}
 
 impl Adoptions {
     fn of(&self, worker: WorkerId) -> usize {
-        self.0.values().filter(|adopter| **adopter == worker).count()
+        self.adopters.values().filter(|adopter| **adopter == worker).count()
+    }
+
+    /// Whether the next turn is to try again.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.unsettled
     }
 }
 
@@ -28,17 +38,19 @@ impl Driver {
         if !self.listeners.one_per_slot {
             return;
         }
+        self.adoptions.unsettled = false;
         self.close_lost();
         let orphans: Vec<(ListenerKey, u32)> =
             self.listeners.slot_sockets().filter(|(key, slot)| !self.is_own_served(*key, *slot)).collect();
-        let over: Vec<_> = self.adoptions.0.keys().copied().filter(|of| !orphans.contains(of)).collect();
+        let over: Vec<_> =
+            self.adoptions.adopters.keys().copied().filter(|of| !orphans.contains(of)).collect();
         for of in over {
-            if let Some(adopter) = self.adoptions.0.remove(&of) {
+            if let Some(adopter) = self.adoptions.adopters.remove(&of) {
                 self.tell_adopter(adopter, &ToWorker::Release { key: of.0.get(), slot: of.1 });
             }
         }
         for (key, slot) in orphans {
-            let present = self.adoptions.0.get(&(key, slot));
+            let present = self.adoptions.adopters.get(&(key, slot));
             if !present.is_some_and(|adopter| self.core.is_serving(*adopter, key)) {
                 self.adopt(key, slot);
             }
@@ -49,18 +61,25 @@ impl Driver {
     fn close_lost(&mut self) {
         let known: BTreeSet<u32> = self.listeners.known_slots().collect();
         let adopts = self.members.values().any(|m| m.joined && matches!(m.side, Side::Library(_)));
+        let closes = self.closes() && !adopts;
         for slot in known {
             if self.members.values().any(|member| member.info.slot == slot) {
                 continue;
             }
             match self.core.slot_state(Slot::new(slot)) {
                 Some(SlotState::Filled(_) | SlotState::Open) => {}
-                Some(SlotState::Waiting(_)) => self.listeners.give_up(slot, false, !adopts),
+                Some(SlotState::Waiting(_)) => self.listeners.give_up(slot, false, closes),
                 Some(SlotState::Done | SlotState::Errored) | None => {
-                    self.listeners.give_up(slot, true, !adopts);
+                    self.listeners.give_up(slot, true, closes);
                 }
             }
         }
+    }
+
+    /// Whether sockets of slots that are gone for good are closed: workers of such a program cannot adopt them. Those of
+    /// another one can, be it that the next one has yet to come.
+    pub(super) fn closes(&self) -> bool {
+        self.program.inherit_listeners || matches!(self.dialect, Dialect::Node(_))
     }
 
     /// Whether a worker of the slot itself accepts from its socket.
@@ -76,16 +95,18 @@ impl Driver {
         });
         let adopter =
             able.map(|(worker, _)| *worker).min_by_key(|worker| (self.adoptions.of(*worker), *worker));
-        self.adoptions.0.remove(&(key, slot));
+        self.adoptions.adopters.remove(&(key, slot));
         let Some(adopter) = adopter else { return };
-        // Out of descriptors: the next turn tries again.
-        let Ok(socket) = self.listeners.share(key, slot) else { return };
-        let order = ToWorker::Adopt { key: key.get(), slot };
-        let told =
-            self.members.get_mut(&adopter).is_some_and(|member| member.tell(&order, vec![socket]).is_ok());
+        let told = self.listeners.share(key, slot).is_ok_and(|socket| {
+            let order = ToWorker::Adopt { key: key.get(), slot };
+            self.members.get_mut(&adopter).is_some_and(|member| member.tell(&order, vec![socket]).is_ok())
+        });
         if told {
-            self.adoptions.0.insert((key, slot), adopter);
+            self.adoptions.adopters.insert((key, slot), adopter);
             self.flush_channel(adopter);
+        } else {
+            // Out of descriptors, or its channel is full: the next turn tries again.
+            self.adoptions.unsettled = true;
         }
     }
 

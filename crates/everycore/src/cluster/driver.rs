@@ -229,9 +229,7 @@ impl Driver {
     }
 
     fn warn_of_resets(&mut self) {
-        // Workers that use the library take over the sockets of others; for any other program they have to be closed.
-        let closes = self.program.inherit_listeners || matches!(self.dialect, Dialect::Node(_));
-        if self.listeners.one_per_slot && closes && super::group::closing_resets() {
+        if self.listeners.one_per_slot && self.closes() && super::group::closing_resets() {
             self.tell(Event::Warning {
                 text: "policy reuseport: net.ipv4.tcp_migrate_req is 0, so the kernel resets who waits for a slot that is scaled away or given up; set it to 1".into(),
             });
@@ -416,7 +414,8 @@ impl Driver {
             self.members.values().any(|m| m.link.as_ref().is_some_and(|link| link.connection.is_throttled()));
         // A worker that others wait for may come to count as stopped by the mere passing of time.
         let waited_for = self.listeners.waited_on().next().is_some();
-        let left_over = !self.remains.is_empty() || !self.held_back.is_empty();
+        let left_over =
+            !self.remains.is_empty() || !self.held_back.is_empty() || self.adoptions.is_unsettled();
         let untaken = throttled
             || waited_for
             || left_over
