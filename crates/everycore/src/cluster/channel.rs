@@ -238,18 +238,29 @@ impl Driver {
     }
 
     fn listen(&mut self, worker: WorkerId, request: u64, what: Wanted) {
-        let held = self.listeners.held_by(worker);
-        let (answer, handles) = match self.grant(worker, request, what) {
+        let granted = self.granting(worker, |driver| driver.grant(worker, request, what));
+        let (answer, handles) = match granted {
             Ok((answer, handle)) => (answer, vec![handle]),
-            Err(failure) => {
-                // What it was to have and did not get is nobody's.
-                for key in self.listeners.held_by(worker).into_iter().filter(|key| !held.contains(key)) {
-                    self.listeners.closed_by(worker, key, &self.sources, false);
-                }
-                (ToWorker::Refused { request, failure }, Vec::new())
-            }
+            Err(failure) => (ToWorker::Refused { request, failure }, Vec::new()),
         };
         self.reply(worker, &answer, handles);
+    }
+
+    /// Has `grant` open a listener for a worker, all of it or nothing: what the worker was to have and did not get is
+    /// nobody's.
+    pub(super) fn granting<T>(
+        &mut self,
+        worker: WorkerId,
+        grant: impl FnOnce(&mut Self) -> Result<T, ListenFailure>,
+    ) -> Result<T, ListenFailure> {
+        let held = self.listeners.held_by(worker);
+        let granted = grant(self);
+        if granted.is_err() {
+            for key in self.listeners.held_by(worker).into_iter().filter(|key| !held.contains(key)) {
+                self.listeners.closed_by(worker, key, &self.sources, false);
+            }
+        }
+        granted
     }
 
     fn grant(

@@ -70,7 +70,9 @@ impl Driver {
     // --- servers ---
 
     fn query_server(&mut self, worker: WorkerId, ack: i64, query: Result<Query, ProtocolError>) {
-        let granted = query.map_err(ListenFailure::from).and_then(|query| self.grant_to_node(worker, query));
+        let granted = query
+            .map_err(ListenFailure::from)
+            .and_then(|query| self.granting(worker, |driver| driver.grant_to_node(worker, query)));
         let number = self.next_seq();
         match granted {
             Ok(Granted { reply, shared }) => self.tell_node(worker, &reply.written(number, ack), shared),
