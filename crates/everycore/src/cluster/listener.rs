@@ -78,8 +78,8 @@ pub(crate) struct Listeners {
     /// Numbers the connections that were peeked at.
     pub(super) last_peek: u32,
     pub(super) touched: Vec<WorkerId>,
-    /// Addresses that workers have bound for themselves.
-    own: BTreeMap<ListenerKey, BoundAddress>,
+    /// Addresses that workers have bound for themselves, each with those who told of it.
+    own: BTreeMap<ListenerKey, (BoundAddress, BTreeSet<WorkerId>)>,
     /// Every slot has a socket of its own on each address.
     pub(crate) one_per_slot: bool,
     /// Workers run as somebody else, for whom nothing is bound that was not bound before.
@@ -126,23 +126,39 @@ impl Listeners {
         key
     }
 
-    /// Knows an address that a worker has bound for itself; `None` when there are too many to be true.
-    pub(crate) fn note_own(&mut self, address: BoundAddress) -> Option<ListenerKey> {
-        if let Some((key, _)) = self.own.iter().find(|(_, known)| **known == address) {
-            return Some(*key);
+    /// Knows an address that a worker has bound for itself, until it is gone. There may be too many to be true.
+    pub(crate) fn note_own(
+        &mut self,
+        worker: WorkerId,
+        address: BoundAddress,
+    ) -> Result<ListenerKey, ListenFailure> {
+        let has_room =
+            self.own.values().filter(|(_, tellers)| tellers.contains(&worker)).count() < PER_WORKER;
+        match self.own.iter_mut().find(|(_, (known, _))| *known == address) {
+            Some((key, (_, tellers))) if has_room || tellers.contains(&worker) => {
+                tellers.insert(worker);
+                Ok(*key)
+            }
+            None if has_room => {
+                self.last += 1;
+                let key = ListenerKey::new(self.last);
+                self.own.insert(key, (address, BTreeSet::from([worker])));
+                Ok(key)
+            }
+            Some(_) | None => {
+                let message =
+                    format!("worker {worker} has told of {PER_WORKER} addresses of its own already");
+                Err(refusal(Errno::MFILE, message))
+            }
         }
-        if self.own.len() >= PER_WORKER {
-            return None;
-        }
-        self.last += 1;
-        let key = ListenerKey::new(self.last);
-        self.own.insert(key, address);
-        Some(key)
     }
 
     /// Where a listener is, whoever has bound it.
     pub(crate) fn address(&self, key: ListenerKey) -> Option<&BoundAddress> {
-        self.by_key.get(&key).map(|listening| &listening.bound.address).or_else(|| self.own.get(&key))
+        self.by_key
+            .get(&key)
+            .map(|listening| &listening.bound.address)
+            .or_else(|| self.own.get(&key).map(|(address, _)| address))
     }
 
     /// Finds or binds what a worker asks for.
@@ -329,6 +345,10 @@ impl Listeners {
         for listening in self.by_key.values_mut() {
             listening.holders.remove(&worker);
         }
+        self.own.retain(|_, (_, tellers)| {
+            tellers.remove(&worker);
+            !tellers.is_empty()
+        });
     }
 
     /// Keys a worker was granted.
@@ -604,3 +624,6 @@ fn port(address: &Address) -> Option<u16> {
 fn refusal(errno: Errno, message: String) -> ListenFailure {
     ListenFailure { errno: errno.raw_os_error(), message }
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,6 +89,30 @@ fn a_flood_of_questions() {
     );
 }
 
+#[test]
+fn addresses_it_makes_up() {
+    let node = need_node!();
+    let Some((nodes, at)) = with(
+        node,
+        Policy::RoundRobin,
+        "for (let port = 1; port <= 1100; port++)
+           cluster_message({ act: 'listening', address: '127.0.0.1', port, addressType: 4, index: 0, 'everycore:own': true })",
+    ) else {
+        return;
+    };
+    nodes.find(|seen| match seen {
+        Seen::Other(Event::Error { worker, reason })
+            if worker.id == 1 && reason.contains("1024 addresses of its own") =>
+        {
+            Some(())
+        }
+        _ => None,
+    });
+    for _ in 0..10 {
+        assert!(["1", "2"].contains(&&*ask(at, "").unwrap()));
+    }
+}
+
 /// The first worker serves on, too: what it said is ignored.
 fn is_ignored(what: &str) {
     let node = need_node!();

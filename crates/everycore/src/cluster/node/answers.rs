@@ -138,8 +138,16 @@ impl Driver {
             Asked::Stream { address: Address::Unix(path), .. } => BoundAddress::Unix(path.clone()),
             _ => return None,
         };
-        let told = query.is_own || self.is_bun(worker);
-        if told { self.listeners.note_own(address) } else { None }
+        if !query.is_own && !self.is_bun(worker) {
+            return None;
+        }
+        match self.listeners.note_own(worker, address) {
+            Ok(key) => Some(key),
+            Err(failure) => {
+                self.tell_refusal(worker, &failure);
+                None
+            }
+        }
     }
 
     fn is_bun(&self, worker: WorkerId) -> bool {
