@@ -135,7 +135,8 @@ fn workers_may_run_as_somebody_else() {
     let directory = Directory::new("account");
     let copy = directory.path("everycore");
     std::fs::copy(BINARY, &copy).unwrap();
-    let options = ["run", "-w", "1", "--kind", "library", "--user", "4711", "--give-up", "1/1m"];
+    let options =
+        ["run", "-w", "1", "--kind", "library", "--user", "4711", "--group", "4712", "--give-up", "1/1m"];
     let bound = [&options[..], &["-b", "127.0.0.1:0", "--", &copy, "demo"]].concat();
     let mut served = Running::start(&bound);
     let address = served.address();
