@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -87,10 +87,13 @@ pub fn defer(listener: BorrowedFd<'_>, limit: std::time::Duration) -> io::Result
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether accepting failed because this process or the system is out of descriptors or memory.
+/// Whether accepting failed because this process or the system is out of descriptors, memory or watches.
 pub fn is_exhaustion(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| {
-        matches!(Errno::from_raw_os_error(code), Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+        matches!(
+            Errno::from_raw_os_error(code),
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC
+        )
     })
 }
 
@@ -120,12 +123,17 @@ fn is_about_one_connection(errno: Errno) -> bool {
 /// Another event loop can watch the set instead ([`AsFd`]). Then the kernel wakes every idle worker, and the fastest gets
 /// the connection: nothing is lost, but light load is spread less evenly (`examples/shared_accept.rs` measures it,
 /// decision 0006 says what follows).
+///
+/// Any number of threads may share it.
 #[derive(Debug)]
 pub struct FairAccept {
     // Before the listener: leaves the set while the set exists.
     epoll: OwnedFd,
     listener: OwnedFd,
-    since_readded: AtomicU32,
+    /// How many were accepted, to count sixteen by.
+    accepted: AtomicU32,
+    /// The listener has left the set and could not join again.
+    outside: AtomicBool,
     /// What else ends a wait has been added to the set.
     also: OnceLock<()>,
 }
@@ -139,7 +147,8 @@ impl FairAccept {
     /// Out of descriptors, or it cannot be watched.
     pub fn new(listener: OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let fair = Self { epoll, listener, since_readded: AtomicU32::new(0), also: OnceLock::new() };
+        let (accepted, outside) = (AtomicU32::new(0), AtomicBool::new(false));
+        let fair = Self { epoll, listener, accepted, outside, also: OnceLock::new() };
         fair.join()?;
         Ok(fair)
     }
@@ -147,22 +156,51 @@ impl FairAccept {
     /// Accepts one connection; `None` when another worker was faster.
     ///
     /// # Errors
-    /// As [`accept`].
+    /// As [`accept`]; exhaustion also when none is waiting and nothing would tell of the next one.
     pub fn accept(&self) -> io::Result<Option<Accepted>> {
         let accepted = accept(&self.listener)?;
-        if accepted.is_some() && self.since_readded.fetch_add(1, Ordering::Relaxed) + 1 >= Self::READD_AFTER {
-            self.since_readded.store(0, Ordering::Relaxed);
-            epoll::delete(&self.epoll, &self.listener)?;
-            self.join()?;
+        if accepted.is_none() {
+            self.be_inside()?;
+        } else if (self.accepted.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
+            .is_multiple_of(Self::READD_AFTER)
+        {
+            self.readd();
         }
         Ok(accepted)
+    }
+
+    /// Goes to the end of the kernel's queue. Cannot fail: somebody has a connection in hand.
+    fn readd(&self) {
+        // Another thread that is just doing the same joins for both.
+        if epoll::delete(&self.epoll, &self.listener).is_ok() && self.join().is_err() {
+            self.outside.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Joins again, should that have failed before.
+    fn be_inside(&self) -> io::Result<()> {
+        // Read first: a thread that looks often should not write for it.
+        if self.outside.load(Ordering::Relaxed)
+            && self.outside.swap(false, Ordering::Relaxed)
+            && let Err(error) = self.join()
+            && error.raw_os_error() != Some(Errno::EXIST.raw_os_error())
+        {
+            self.outside.store(true, Ordering::Relaxed);
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Waits until a connection may be there, at most `timeout` (for ever when `None`); false when time ran out.
     ///
     /// # Errors
-    /// None that a caller could act on.
+    /// Out of memory or watches: nothing would end the wait.
     pub fn wait(&self, timeout: Option<std::time::Duration>) -> io::Result<bool> {
+        self.be_inside()?;
+        self.sleep(timeout)
+    }
+
+    fn sleep(&self, timeout: Option<std::time::Duration>) -> io::Result<bool> {
         let mut events =
             [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
         let timeout = timeout.map(|time| Timespec {
@@ -177,7 +215,8 @@ impl FairAccept {
     }
 
     /// As [`wait`](Self::wait) without a timeout, for any number of threads: one of them wakes for a connection, and all
-    /// of them when `also` is readable and stays so. The first call decides what that is.
+    /// of them when `also` is readable and stays so. The first call decides what that is. Call it when
+    /// [`accept`](Self::accept) has found none.
     ///
     /// # Errors
     /// It cannot be watched: out of memory or watches.
@@ -190,7 +229,7 @@ impl FairAccept {
             }
             let _ = self.also.set(());
         }
-        self.wait(None).map(drop)
+        self.sleep(None).map(drop)
     }
 
     /// The listener itself.
@@ -215,5 +254,34 @@ impl AsFd for FairAccept {
     /// The epoll set: readable while a connection waits.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_listener_that_could_not_join_again_does_so_before_the_next_wait() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let fair = FairAccept::new(OwnedFd::from(listener)).unwrap();
+        let leave = || {
+            epoll::delete(&fair.epoll, &fair.listener).unwrap();
+            fair.outside.store(true, Ordering::Relaxed);
+        };
+        leave();
+        assert!(fair.accept().unwrap().is_none());
+        let _client = TcpStream::connect(address).unwrap();
+        assert!(fair.sleep(Some(Duration::from_secs(30))).unwrap(), "a look that finds nothing joins");
+        leave();
+        assert!(fair.wait(Some(Duration::from_secs(30))).unwrap(), "whoever waits joins");
+        // Somebody else did meanwhile.
+        fair.outside.store(true, Ordering::Relaxed);
+        assert!(fair.wait(Some(Duration::from_secs(30))).unwrap());
     }
 }

@@ -65,6 +65,42 @@ fn a_fair_listener_accepts_past_its_readding() {
 }
 
 #[test]
+fn a_connection_in_hand_is_given_out_whatever_another_thread_does() {
+    let listener = listener();
+    let fair = FairAccept::new(OwnedFd::from(listener.try_clone().unwrap())).unwrap();
+    // As a thread does that is about to join again.
+    rustix::event::epoll::delete(&fair, fair.listener()).unwrap();
+    for count in 1..=16 {
+        let client = connect(&listener);
+        let accepted = fair.accept().unwrap().unwrap();
+        assert_eq!(accepted.peer, client.local_addr().ok(), "connection {count}");
+    }
+}
+
+#[test]
+fn threads_that_share_a_fair_listener_lose_nothing() {
+    const THREADS: usize = 8;
+    const CONNECTIONS: usize = 100;
+    let listener = listener();
+    let fair = FairAccept::new(OwnedFd::from(listener.try_clone().unwrap())).unwrap();
+    for round in 0..50 {
+        let _clients: Vec<_> = (0..CONNECTIONS).map(|_| connect(&listener)).collect();
+        let begin = Barrier::new(THREADS);
+        let take_all = || {
+            begin.wait();
+            std::iter::from_fn(|| fair.accept().unwrap()).count()
+        };
+        let taken: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(take_all)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(taken, CONNECTIONS, "round {round}");
+    }
+    let _client = connect(&listener);
+    assert!(fair.wait(Some(Duration::from_secs(30))).unwrap(), "it is still watched");
+}
+
+#[test]
 fn one_connection_wakes_one_thread_and_a_bell_wakes_them_all() {
     const SETS: usize = 6;
     const CONNECTIONS: usize = 50;
