@@ -28,11 +28,11 @@ const WINCH: i32 = 28;
 /// and others signal a process and its group. Whoever presses Ctrl-C twice means it.
 const SAME_ORDER: Duration = Duration::from_millis(200);
 
-/// Whether signals are taken, and how often a stop was ordered by one.
+/// Whether signals are taken, and whether a stop was ordered by one.
 pub(super) struct StopKeys {
     takes_signals: bool,
-    stops: u32,
-    first: Option<Instant>,
+    /// When the last one was.
+    stopped: Option<Instant>,
     had_terminal: bool,
     reaps_orphans: bool,
     /// How many workers there were before `WINCH` let them go.
@@ -42,7 +42,7 @@ pub(super) struct StopKeys {
 impl StopKeys {
     pub(super) fn new(takes_signals: bool, reaps_orphans: bool) -> Self {
         let had_terminal = has_terminal();
-        Self { takes_signals, stops: 0, first: None, had_terminal, reaps_orphans, parked: None }
+        Self { takes_signals, stopped: None, had_terminal, reaps_orphans, parked: None }
     }
 
     pub(super) fn takes_signals(&self) -> bool {
@@ -61,12 +61,15 @@ impl StopKeys {
         SIGNALS.into_iter().filter(wanted).collect()
     }
 
-    fn urgency(&mut self, signal: i32) -> Urgency {
-        let first = *self.first.get_or_insert_with(Instant::now);
-        if self.stops == 0 || signal != TERM || first.elapsed() > SAME_ORDER {
-            self.stops += 1;
+    /// How urgent a signal's order to stop is; `None` when it is the one that was given just now.
+    fn urgency(&mut self, signal: i32, now: Instant) -> Option<Urgency> {
+        match self.stopped {
+            Some(last) if signal == TERM && now.duration_since(last) <= SAME_ORDER => None,
+            before => {
+                self.stopped = Some(now);
+                Some(if before.is_some() { Urgency::Fast } else { Urgency::Graceful })
+            }
         }
-        if self.stops > 1 { Urgency::Fast } else { Urgency::Graceful }
     }
 }
 
@@ -87,15 +90,9 @@ impl Driver {
     pub(super) fn read_signals(&mut self) {
         while let Some(signal) = self.signals.as_ref().and_then(|pipe| pipe.read()) {
             match signal {
-                TERM | INT | QUIT => {
-                    let urgency = self.stop.urgency(signal);
-                    self.order(CoreEvent::Stop { urgency });
-                }
+                TERM | INT | QUIT => self.stop_by(signal),
                 // A terminal that hangs up takes the session with it; only without one is HUP the order to reload.
-                HUP if self.stop.had_terminal && !has_terminal() => {
-                    let urgency = self.stop.urgency(signal);
-                    self.order(CoreEvent::Stop { urgency });
-                }
+                HUP if self.stop.had_terminal && !has_terminal() => self.stop_by(signal),
                 HUP => match self.stop.parked.take().filter(|_| self.slots() == 0) {
                     Some(workers) => self.order(CoreEvent::Scale { workers }),
                     None => self.order(CoreEvent::Reload),
@@ -114,6 +111,12 @@ impl Driver {
                 _ => {}
             }
             self.carry_out_effects();
+        }
+    }
+
+    fn stop_by(&mut self, signal: i32) {
+        if let Some(urgency) = self.stop.urgency(signal, Instant::now()) {
+            self.order(CoreEvent::Stop { urgency });
         }
     }
 
@@ -215,5 +218,31 @@ impl Driver {
                 self.tell(Event::Error { worker, reason });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_that_comes_twice_is_one_order_and_a_later_one_is_another() {
+        let mut stop = StopKeys::new(true, false);
+        let began = Instant::now();
+        let mut at = |millis, signal| stop.urgency(signal, began + Duration::from_millis(millis));
+        assert_eq!(at(0, TERM), Some(Urgency::Graceful));
+        assert_eq!(at(10, TERM), None, "the core takes any further order as an urgent one");
+        assert_eq!(at(200, TERM), None);
+        assert_eq!(at(201, TERM), Some(Urgency::Fast));
+        assert_eq!(at(202, TERM), None, "the second comes twice as well");
+        assert_eq!(at(203, INT), Some(Urgency::Fast));
+    }
+
+    #[test]
+    fn who_presses_the_keys_twice_means_it() {
+        let mut stop = StopKeys::new(true, false);
+        let now = Instant::now();
+        assert_eq!(stop.urgency(INT, now), Some(Urgency::Graceful));
+        assert_eq!(stop.urgency(INT, now), Some(Urgency::Fast));
     }
 }
