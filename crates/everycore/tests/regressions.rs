@@ -29,13 +29,14 @@ const STOP: i32 = 19;
 /// A name, and what is to hold.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     ("a_worker_that_gives_up_its_last_listener_does_not_keep_the_primary_busy", gives_up_its_listener),
     ("a_request_without_end_is_one", request_without_end),
     ("an_observer_that_panics_ends_the_wait_of_others", observer_panics),
     ("a_question_that_finds_the_queue_full_fails_at_once", question_finds_queue_full),
     ("a_question_that_the_worker_drops_fails_at_once", question_is_dropped),
     ("a_stop_serves_everybody_who_waits_already", stop_serves_who_waits),
+    ("a_signal_during_a_stop_forgets_nobody_who_waits", signal_during_stop),
     ("what_is_read_back_waits_for_descriptors_to_be_read_back_with", read_back_waits_for_descriptors),
     ("a_port_of_the_old_version_closes_after_a_reload", old_port_closes),
     ("a_grandchild_that_talks_does_not_keep_the_primary_from_its_work", talking_grandchild),
@@ -253,6 +254,18 @@ fn stop_serves_who_waits() {
     running.primary().stop(Urgency::Graceful).unwrap();
     await_event(&told, |event| matches!(event, Event::Stopping));
     process.signal(CONT).unwrap();
+    each_is_greeted(&mut clients);
+    running.wait().unwrap();
+}
+
+fn signal_during_stop() {
+    let (running, told, [_]) = stopped_servers();
+    let mut clients = clients(address(&running), 1000);
+    running.primary().stop(Urgency::Graceful).unwrap();
+    await_event(&told, |event| matches!(event, Event::Stopping));
+    // No request to leave; carried out before the picture is taken.
+    running.primary().kill(1, CONT).unwrap();
+    running.primary().snapshot().unwrap();
     each_is_greeted(&mut clients);
     running.wait().unwrap();
 }

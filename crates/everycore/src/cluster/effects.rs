@@ -24,8 +24,8 @@ use crate::protocol::{CHANNEL_VARIABLE, ToWorker, Welcome};
 /// Inherited descriptors begin here, by the convention of `LISTEN_FDS`; the channel comes after them.
 const FIRST_DESCRIPTOR: i32 = 3;
 
-/// `SIGTERM`, for programs that would not notice the primary's death by themselves.
-const DEATH_SIGNAL: i32 = 15;
+/// Also for programs that would not notice the primary's death by themselves.
+const TERM: i32 = 15;
 
 const KILL: i32 = 9;
 
@@ -199,7 +199,7 @@ impl Driver {
         spawn.process_group = true;
         spawn.no_new_privs = self.program.ids.differ();
         // A program that knows its channel notices its end; any other would live on.
-        spawn.death_signal = self.program.inherit_listeners.then_some(DEATH_SIGNAL);
+        spawn.death_signal = self.program.inherit_listeners.then_some(TERM);
         let inherited = self.listeners.inherited_by(spec.slot).take(spec.listeners.len());
         spawn.descriptors = inherited.into_iter().zip(FIRST_DESCRIPTOR..).collect();
         spawn.descriptors.push((channel.as_fd(), channel_number));
@@ -292,8 +292,10 @@ impl Driver {
     }
 
     pub(super) fn signal(&mut self, worker: WorkerId, signal: i32) {
-        // Whoever is signalled knows: there is nothing to hold back any more.
-        self.held_back.remove(&worker);
+        if matches!(signal, TERM | KILL) {
+            // Whoever is signalled knows: there is nothing to hold back any more.
+            self.held_back.remove(&worker);
+        }
         // What it was told before comes before.
         self.flush_channel(worker);
         let Some(process) = self.members.get(&worker).and_then(|member| member.process.as_ref()) else {
