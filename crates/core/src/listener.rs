@@ -33,6 +33,8 @@ pub(crate) struct HandOffs {
     former: Vec<ListenerKey>,
     sent: u64,
     returned: u64,
+    /// Gone on their way back.
+    lost: u64,
     seen: Counters,
     /// When its counters were last read. It is judged by what was known then: a primary that has slept knows nothing.
     observed_at: Time,
@@ -97,6 +99,7 @@ impl HandOffs {
             former: Vec::new(),
             sent: 0,
             returned: 0,
+            lost: 0,
             seen: Counters::default(),
             observed_at: now,
             progress_at: now,
@@ -146,9 +149,9 @@ impl HandOffs {
         &self.listeners
     }
 
-    /// Everything ever handed over and not come back.
+    /// Everything ever handed over and not come back, nor lost on its way.
     pub(crate) fn kept(&self) -> u64 {
-        self.sent - self.returned
+        self.sent - self.returned - self.lost
     }
 
     pub(crate) fn sent(&self) -> u64 {
@@ -157,6 +160,10 @@ impl HandOffs {
 
     pub(crate) fn returned_count(&self) -> u64 {
         self.returned
+    }
+
+    pub(crate) fn lost_count(&self) -> u64 {
+        self.lost
     }
 
     pub(crate) fn taken(&self) -> u64 {
@@ -208,15 +215,25 @@ impl HandOffs {
     /// takes something: it may be full, and the others must not wait for it again and again.
     pub(crate) fn returned(&mut self, count: u64, now: Time, (pause, longest): (Duration, Duration)) {
         self.returned += count.min(self.kept());
-        let kept = self.kept();
-        self.seen.taken = self.seen.taken.min(kept);
-        self.seen.ready = self.seen.ready.min(kept);
-        self.seen.closed = self.seen.closed.min(kept);
+        self.keeps_less();
         if count > 0 {
             let pause = pause.saturating_mul(2_u32.saturating_pow(self.strikes)).min(longest);
             self.paused_until = Some(now + pause);
             self.strikes = self.strikes.saturating_add(1);
         }
+    }
+
+    /// Strikes off what it no longer has and nobody else will get.
+    pub(crate) fn lost(&mut self, count: u64) {
+        self.lost += count.min(self.kept());
+        self.keeps_less();
+    }
+
+    fn keeps_less(&mut self) {
+        let kept = self.kept();
+        self.seen.taken = self.seen.taken.min(kept);
+        self.seen.ready = self.seen.ready.min(kept);
+        self.seen.closed = self.seen.closed.min(kept);
         self.settle_waiting();
     }
 

@@ -13,6 +13,7 @@ enum Call {
     Assign(ListenerKey),
     AssignExcept(ListenerKey, WorkerId),
     Returned(WorkerId, u64),
+    Lost(WorkerId, u64),
     Ask(WorkerId),
 }
 
@@ -70,6 +71,7 @@ fn call() -> impl Strategy<Value = Call> {
         4 => listener().prop_map(Call::Assign),
         1 => (listener(), worker()).prop_map(|(on, not)| Call::AssignExcept(on, not)),
         1 => (worker(), prop_oneof![0_u64..4, any::<u64>()]).prop_map(|(worker, count)| Call::Returned(worker, count)),
+        1 => (worker(), prop_oneof![0_u64..4, any::<u64>()]).prop_map(|(worker, count)| Call::Lost(worker, count)),
         1 => worker().prop_map(Call::Ask),
     ]
 }
@@ -103,6 +105,7 @@ fn apply(primary: &mut Primary, call: &Call, now: &mut Time) {
             assert_ne!(primary.assign_except(*on, None, *not, *now), Assignment::To(*not));
         }
         Call::Returned(worker, count) => primary.returned(*worker, *count),
+        Call::Lost(worker, count) => primary.lost(*worker, *count),
         Call::Ask(worker) => {
             primary.wake_at(*worker);
             primary.gather(*now);

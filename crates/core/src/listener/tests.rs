@@ -8,6 +8,7 @@ use super::*;
 enum Move {
     Hand,
     Return(u64),
+    Lose(u64),
     Observe(Counters),
     Judge,
 }
@@ -18,6 +19,7 @@ fn moves() -> impl Strategy<Value = Move> {
     prop_oneof![
         3 => Just(Move::Hand),
         1 => (0_u64..5).prop_map(Move::Return),
+        1 => (0_u64..5).prop_map(Move::Lose),
         4 => counters.prop_map(|(taken, ready, closed, turn, awake)| {
             Move::Observe(Counters { taken, ready, closed, turn, awake })
         }),
@@ -44,6 +46,10 @@ proptest! {
                 Move::Return(count) => {
                     returned += count.min(handoffs.kept());
                     handoffs.returned(count, now, (Duration::from_millis(1), second));
+                }
+                Move::Lose(count) => {
+                    returned += count.min(handoffs.kept());
+                    handoffs.lost(count);
                 }
                 Move::Observe(counters) => {
                     handoffs.observe(counters, now);

@@ -45,7 +45,7 @@ pub struct Totals {
     pub returned: u64,
     /// On their way.
     pub outstanding: u64,
-    /// Neither taken nor come back when their worker was gone.
+    /// Neither taken nor come back when their worker was gone, or gone themselves on their way back.
     pub lost: u64,
     /// Given to another worker than their own because too many waited, or to another class because theirs was full.
     pub spilled: u64,
@@ -58,7 +58,7 @@ impl Totals {
         self.sent += gone.sent();
         self.taken += gone.taken();
         self.returned += gone.returned_count();
-        self.lost += gone.untaken();
+        self.lost += gone.untaken() + gone.lost_count();
     }
 }
 
@@ -228,6 +228,14 @@ impl Primary {
         }
     }
 
+    /// Strikes off what was handed to a worker, never taken, and is gone on its way back.
+    pub fn lost(&mut self, worker: WorkerId, count: u64) {
+        // Of a worker that is gone it counts as lost already.
+        if let Some(place) = self.place(worker) {
+            self.workers[place].handoffs.lost(count);
+        }
+    }
+
     /// Whether a connection on this listener would find a worker.
     pub fn anyone_free(&self, on: ListenerKey, now: Time) -> bool {
         self.scheduling.is_some() && self.free(on, now).next().is_some()
@@ -342,6 +350,7 @@ impl Primary {
             totals.sent += worker.handoffs.sent();
             totals.taken += worker.handoffs.taken();
             totals.returned += worker.handoffs.returned_count();
+            totals.lost += worker.handoffs.lost_count();
             totals.outstanding += worker.handoffs.untaken();
         }
         totals

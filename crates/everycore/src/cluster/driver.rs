@@ -13,7 +13,7 @@ use super::adoption::Adoptions;
 use super::farewell::HeldBack;
 use super::fit;
 use super::handle::{Primary, Shared};
-use super::handoff::HandOff;
+use super::handoff::{Back, HandOff};
 use super::listener::{Listeners, Members};
 use super::member::{Side, Wish};
 use super::node::Preload;
@@ -537,13 +537,12 @@ impl Driver {
     /// Reads back what there was no room for when its worker gave it up.
     pub(super) fn read_remains(&mut self) {
         for (worker, mut channel) in std::mem::take(&mut self.remains) {
-            let mut back = Vec::new();
+            let mut back = Back::default();
             let is_empty = channel.read_back(&mut back);
             if let Some(member) = self.members.get_mut(&worker) {
-                member.gave_back(back.len() as u64);
+                member.gave_back(back.count());
             }
-            self.core.returned(worker, back.len() as u64);
-            self.listeners.take_back(back);
+            self.came_back(worker, back);
             if !is_empty {
                 self.remains.push((worker, channel));
             }
@@ -562,8 +561,20 @@ impl Driver {
     pub(super) fn withdraw(&mut self, worker: WorkerId) {
         let Some(member) = self.members.get_mut(&worker) else { return };
         let back = member.withdraw();
-        self.core.returned(worker, back.len() as u64);
-        self.listeners.take_back(back);
+        self.came_back(worker, back);
+    }
+
+    fn came_back(&mut self, worker: WorkerId, back: Back) {
+        self.core.returned(worker, back.arrivals.len() as u64);
+        self.listeners.take_back(back.arrivals);
+        if back.lost > 0 {
+            self.core.lost(worker, back.lost);
+            let text = format!(
+                "out of descriptors: connections that worker {worker} had not taken were lost on their way back: {}",
+                back.lost
+            );
+            self.tell(Event::Warning { text });
+        }
     }
 
     // --- observers ---

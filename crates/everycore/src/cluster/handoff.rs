@@ -39,6 +39,21 @@ impl Arrival {
     }
 }
 
+/// What came back from a worker's channels.
+#[derive(Debug, Default)]
+pub(crate) struct Back {
+    pub(crate) arrivals: Vec<Arrival>,
+    /// Connections that should have come and are gone.
+    pub(crate) lost: u64,
+}
+
+impl Back {
+    /// How many the worker has no longer.
+    pub(crate) fn count(&self) -> u64 {
+        self.arrivals.len() as u64 + self.lost
+    }
+}
+
 /// The primary's side of one worker's hand-off channel.
 #[derive(Debug)]
 pub(crate) struct HandOff {
@@ -89,8 +104,8 @@ impl HandOff {
     /// Takes back everything the worker has not read, as far as there are descriptors for it: the kernel destroys a
     /// connection that is received without room for it, so what there is none for stays in the channel. True when
     /// nothing did.
-    pub(crate) fn read_back(&mut self, arrivals: &mut Vec<Arrival>) -> bool {
-        arrivals.append(&mut self.batch);
+    pub(crate) fn read_back(&mut self, back: &mut Back) -> bool {
+        back.arrivals.append(&mut self.batch);
         let mut buffer = [0; record::LEN];
         loop {
             if self.far.try_clone().is_err() {
@@ -101,9 +116,12 @@ impl HandOff {
             };
             // Only we write to this channel, and always a connection: one without came while another thread of this
             // program took the last descriptor.
-            let (Some(socket), Some(peer)) = (socket, record::decode(&buffer[..length])) else { continue };
+            let (Some(socket), Some(peer)) = (socket, record::decode(&buffer[..length])) else {
+                back.lost += 1;
+                continue;
+            };
             let class = record::class(&buffer).checked_sub(1).map(|class| ClassKey::new(class.into()));
-            arrivals.push(Arrival { on: self.on, peer, class, socket });
+            back.arrivals.push(Arrival { on: self.on, peer, class, socket });
         }
     }
 }
@@ -131,9 +149,10 @@ mod tests {
     }
 
     fn all_back(channel: &mut HandOff) -> Vec<Arrival> {
-        let mut back = Vec::new();
+        let mut back = Back::default();
         assert!(channel.read_back(&mut back));
-        back
+        assert_eq!(back.lost, 0);
+        back.arrivals
     }
 
     fn ports(arrivals: &[Arrival]) -> Vec<u16> {
@@ -162,6 +181,21 @@ mod tests {
             "they are of the classes they were of"
         );
         assert!(all_back(&mut channel).is_empty());
+    }
+
+    #[test]
+    fn a_record_without_its_connection_is_counted() {
+        let on = ListenerKey::new(1);
+        let (mut channel, _worker) = HandOff::new(on).unwrap();
+        channel.push(arrival(on, 1));
+        assert!(channel.flush(&mut Vec::new()).is_empty());
+        // As it arrives where there is no descriptor left for it.
+        rustix::io::write(&channel.near, &record::encode(None, 0)).unwrap();
+        let mut back = Back::default();
+        channel.push(arrival(on, 2));
+        assert!(channel.read_back(&mut back));
+        assert_eq!(ports(&back.arrivals), [2, 1]);
+        assert_eq!((back.lost, back.count()), (1, 3));
     }
 
     #[test]

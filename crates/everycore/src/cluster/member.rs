@@ -20,7 +20,7 @@ pub(crate) use node::{Answer, Node};
 
 use super::event::WorkerInfo;
 use super::handle::Queued;
-use super::handoff::{Arrival, HandOff};
+use super::handoff::{Arrival, Back, HandOff};
 use super::requests::Requests;
 use crate::protocol::ToWorker;
 
@@ -149,10 +149,10 @@ impl Member {
     }
 
     /// Takes back what it has not taken from any listener, as far as that can be taken back from a live worker.
-    pub(crate) fn withdraw(&mut self) -> Vec<Arrival> {
+    pub(crate) fn withdraw(&mut self) -> Back {
         match &mut self.side {
             Side::Library(library) => library.withdraw(),
-            Side::Node(node) => node.withdraw(self.link.is_none()),
+            Side::Node(node) => Back { arrivals: node.withdraw(self.link.is_none()), lost: 0 },
         }
     }
 

@@ -109,6 +109,19 @@ fn what_a_stuck_worker_holds_may_go_to_one_that_is_free() {
 }
 
 #[test]
+fn what_is_lost_on_its_way_back_takes_no_credit() {
+    let mut cluster = Cluster::serving(settings(1));
+    assert_eq!(cluster.assign(2), [1, 0]);
+    cluster.primary.lost(id(1), 1);
+    assert_eq!(cluster.assign(2), [1, 0], "another takes its place");
+    let Totals { sent, returned, outstanding, lost, .. } = cluster.primary.snapshot().connections;
+    assert_eq!((sent, returned, outstanding, lost), (2, 0, 1, 1));
+    cluster.exits(1, ExitStatus::Signal(9));
+    cluster.primary.lost(id(1), 1);
+    assert_eq!(cluster.primary.snapshot().connections.lost, 2, "the first, and what it had not taken");
+}
+
+#[test]
 fn nothing_is_withdrawn_when_nobody_else_is_free() {
     let mut cluster = Cluster::serving(settings(2));
     cluster.assign(2);

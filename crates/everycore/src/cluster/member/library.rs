@@ -8,7 +8,7 @@ use everycore_sys::counters::PrimaryPage;
 use everycore_sys::eventfd::EventFd;
 
 use super::Wish;
-use crate::cluster::handoff::{Arrival, HandOff};
+use crate::cluster::handoff::{Arrival, Back, HandOff};
 
 /// One worker's channels and counters.
 pub(crate) struct Library {
@@ -90,13 +90,13 @@ impl Library {
         self.page.set_sent(self.sent);
     }
 
-    pub(super) fn withdraw(&mut self) -> Vec<Arrival> {
-        let mut back = Vec::new();
+    pub(super) fn withdraw(&mut self) -> Back {
+        let mut back = Back::default();
         for channel in self.channels.values_mut() {
             // What is left for want of descriptors is tried again.
             channel.read_back(&mut back);
         }
-        self.gave_back(back.len() as u64);
+        self.gave_back(back.count());
         back
     }
 
