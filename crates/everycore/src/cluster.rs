@@ -21,6 +21,7 @@ mod notify;
 mod orders;
 mod orphans;
 mod peeks;
+mod printable;
 mod probe;
 mod program;
 mod readiness;

@@ -4,8 +4,13 @@
 
 use std::fs;
 
+use super::printable::printable;
+
 /// Threads looked at; a program with more of them is told by its first.
 const THREADS: usize = 16;
+
+/// Characters of a thread's name; the kernel keeps fewer.
+const NAME: usize = 64;
 
 /// Frames of a kernel stack that are told, innermost first.
 const FRAMES: usize = 6;
@@ -23,7 +28,9 @@ pub(super) fn threads(pid: u32) -> Vec<String> {
 }
 
 fn describe(thread: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("{thread}/status")).ok()?;
+    // Its name is any bytes, and its program's choice.
+    let status = fs::read(format!("{thread}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let state = state(field("State:")?);
     let place = fs::read_to_string(format!("{thread}/wchan")).unwrap_or_default();
@@ -33,7 +40,8 @@ fn describe(thread: &str) -> Option<String> {
     let stack = fs::read_to_string(format!("{thread}/stack")).unwrap_or_default();
     let frames: Vec<&str> = stack.lines().filter_map(frame).take(FRAMES).collect();
     let stack = if frames.is_empty() { String::new() } else { format!(" ({})", frames.join(" < ")) };
-    Some(format!("{}: {state}{place}{stack}", field("Name:").unwrap_or("thread")))
+    let name = printable(field("Name:").unwrap_or("thread").as_bytes(), NAME);
+    Some(format!("{name}: {state}{place}{stack}"))
 }
 
 /// The kernel's letter in words.
@@ -80,6 +88,16 @@ mod tests {
         drop(stop);
         sleeper.unwrap().join().unwrap();
         assert!(threads(u32::MAX).is_empty());
+    }
+
+    #[test]
+    fn a_threads_name_cannot_steer_the_terminal_nor_hide_it() {
+        let named = std::thread::spawn(|| {
+            fs::write("/proc/thread-self/comm", b"\x1b[2J\xff\x07sly").unwrap();
+            describe("/proc/thread-self").unwrap()
+        });
+        let line = named.join().unwrap();
+        assert!(line.starts_with("[2J\u{fffd}sly: running"), "{line:?}");
     }
 
     #[test]

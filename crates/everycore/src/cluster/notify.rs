@@ -15,6 +15,8 @@ use std::{fs, process};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
+use super::printable::printable;
+
 /// Longest datagram understood; longer ones are ignored whole.
 const MAX_DATAGRAM: usize = 4096;
 
@@ -123,18 +125,13 @@ impl Words {
                 b"STOPPING=1" => words.stopping = true,
                 line => {
                     if let Some(status) = line.strip_prefix(b"STATUS=") {
-                        words.status = Some(printable(status));
+                        words.status = Some(printable(status, MAX_STATUS));
                     }
                 }
             }
         }
         words
     }
-}
-
-/// A worker's text as it may appear on a terminal.
-fn printable(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(MAX_STATUS).collect()
 }
 
 /// The worker a sender belongs to: itself, or the nearest ancestor for which `is_worker` holds. `None` for a
