@@ -487,7 +487,10 @@ impl Driver {
             self.flush_handoffs(worker);
         }
         close_together(&mut self.gone);
-        let watch = !matches!(drained, Drained::Paused | Drained::Unserved);
+        // Also one that has starved meanwhile may still have to pause.
+        let is_paused = drained == Drained::Paused
+            || self.listeners.get(key).is_some_and(|listening| listening.is_paused());
+        let watch = !is_paused && drained != Drained::Unserved;
         if drained == Drained::Paused && self.listeners.get(key).is_some_and(|l| l.is_watched()) {
             self.tell(Event::Warning {
                 text:

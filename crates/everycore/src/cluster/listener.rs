@@ -605,8 +605,13 @@ impl Listening {
         }
     }
 
+    /// Whether it is too early to try to accept again.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.pause.as_ref().is_some_and(|pause| pause.until > Instant::now())
+    }
+
     /// Pauses, each time for longer.
-    fn pause(&mut self) {
+    pub(super) fn pause(&mut self) {
         let length = self.pause.as_ref().map_or(PAUSE.0, |pause| (pause.length * 2).min(PAUSE.1));
         self.pause = Some(Pause { until: Instant::now() + length, length });
     }

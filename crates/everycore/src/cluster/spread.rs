@@ -52,9 +52,8 @@ impl Listeners {
         now: Time,
     ) -> Drained {
         let Some(listening) = self.by_key.get_mut(&key) else { return Drained::Empty };
-        if listening.pause.as_ref().is_some_and(|pause| pause.until > Instant::now()) {
-            return Drained::Paused;
-        }
+        // A pause is about accepting: who was accepted goes on, and frees a descriptor.
+        let paused = listening.is_paused();
         let mut hands = Hands { core, members, touched: &mut self.touched, handed: &mut self.handed, now };
         let patient = hands.core.may_wait();
         let peeks = routing.selector.peek().is_some();
@@ -63,6 +62,10 @@ impl Listeners {
         }
         let mut outcome = Drained::More;
         for _ in 0..DRAIN {
+            if paused && listening.homeless.is_empty() {
+                outcome = Drained::Paused;
+                break;
+            }
             // Where first words decide, everybody may need a place to say them.
             let needs_place = peeks && listening.homeless.is_empty();
             let may_accept =
@@ -265,3 +268,6 @@ impl Hands<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
