@@ -54,7 +54,7 @@ pub(crate) struct Listening {
     /// Somebody is free, but not for those who are next, and no more can be kept.
     pub(crate) held_up: bool,
     pub(super) pause: Option<Pause>,
-    /// Connections accepted since the last workers were to leave.
+    /// Connections accepted since the last workers were to leave, where their number has a bound.
     pub(super) rest: usize,
     /// A reload is over and no worker that stays holds it: when it is closed, should none ask for it before.
     abandoned: Option<Instant>,
@@ -429,7 +429,7 @@ impl Listeners {
         // Whoever else holds an inherited socket goes on with it.
         if let Some(listening) = self.by_key.get(&key).filter(|listening| listening.bound.is_ours) {
             // A queue that admits none fills up at once: the kernel lets who comes later try again, and so find the
-            // port closed, instead of being reset. If that fails, REST is the bound.
+            // port closed, instead of being reset. If that fails, the time is the bound that workers have to drain.
             for socket in listening.group.all(&listening.bound) {
                 let _ = rustix::net::listen(socket, 0);
             }

@@ -17,7 +17,8 @@ use super::sources::Sources;
 /// Connections accepted in one go before anything else gets its turn.
 const DRAIN: usize = 64;
 
-/// Connections still accepted when the last workers leave: a crowd that never ends must not keep them.
+/// Connections still accepted when the last workers leave, from a queue that we cannot close: a crowd that never ends must
+/// not keep them, and whoever holds the socket besides goes on with it.
 const REST: usize = 4096;
 
 /// What became of a drain.
@@ -52,6 +53,7 @@ impl Listeners {
         now: Time,
     ) -> Drained {
         let Some(listening) = self.by_key.get_mut(&key) else { return Drained::Empty };
+        listening.rest = 0;
         // A pause is about accepting: who was accepted goes on, and frees a descriptor.
         let paused = listening.is_paused();
         let mut hands = Hands { core, members, touched: &mut self.touched, handed: &mut self.handed, now };
@@ -147,7 +149,7 @@ impl Listeners {
         let Some(listening) = self.by_key.get_mut(&key) else { return Ok(None) };
         listening.homeless.extend(listening.room.take_all());
         listening.homeless.extend(listening.peeks.take_all(routing.sources));
-        if listening.homeless.is_empty() {
+        if listening.homeless.is_empty() && !listening.bound.is_ours {
             if listening.rest >= REST {
                 return Ok(None);
             }

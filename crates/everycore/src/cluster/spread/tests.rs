@@ -133,3 +133,26 @@ fn while_nothing_can_be_accepted_who_waited_for_a_worker_gets_it() {
     assert!(scene.takes_one());
     assert_eq!(scene.listeners.waited_on().count(), 0);
 }
+
+#[test]
+fn who_waits_in_a_queue_that_closes_is_in_it_however_many_went_before() {
+    let mut scene = scene(Policy::Least);
+    let _client = scene.client();
+    scene.listening().rest = REST;
+    assert!(scene.next_of_rest().is_some(), "only an empty queue is empty");
+    assert!(scene.next_of_rest().is_none());
+}
+
+#[test]
+fn of_an_inherited_queue_each_leaving_takes_so_many() {
+    let mut scene = scene(Policy::Least);
+    scene.listening().bound.is_ours = false;
+    scene.listening().rest = REST;
+    let _client = scene.client();
+    assert!(scene.next_of_rest().is_none(), "it is for whoever else holds the socket");
+    // It was served again meanwhile.
+    assert_eq!(scene.drain(), Drained::Starved);
+    assert!(scene.takes_one());
+    let _other = scene.client();
+    assert!(scene.next_of_rest().is_some());
+}
