@@ -179,8 +179,8 @@ impl Link {
     }
 
     /// Queues a message and writes it, unless one was written in this turn of the loop already: then it goes with
-    /// what else the turn brings.
-    pub(crate) fn post(&self, outgoing: Outgoing) -> Result<(), SendError> {
+    /// what else the turn brings. True when something is left that nobody writes: then the channel needs a driver.
+    pub(crate) fn post(&self, outgoing: Outgoing) -> Result<bool, SendError> {
         let turn = self.load.turn();
         let mut state = self.lock();
         if state.over {
@@ -193,7 +193,7 @@ impl Link {
             state.wrote_in = turn;
             self.flush_or_nudge(&mut state);
         }
-        Ok(())
+        Ok(!state.is_flushed() && !self.driver.is_running())
     }
 
     /// Says something to the primary's library. Never refused: what finds the queue full goes before the next message.
@@ -392,7 +392,12 @@ impl Link {
                 Err(_) => state.held_back.clear(),
             }
         }
-        match state.connection.flush() {
+        let mut written = state.connection.flush();
+        // A driver goes on after everybody else's turn; where there is none, nobody would.
+        while matches!(written, Ok(Flush::More)) && !self.driver.is_running() {
+            written = state.connection.flush();
+        }
+        match written {
             Ok(Flush::Done | Flush::Blocked | Flush::More) => state.throttled = false,
             Ok(Flush::Throttled) => state.throttled = true,
             // What the primary had sent may still be read; the reader finds the end.

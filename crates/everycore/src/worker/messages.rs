@@ -271,7 +271,7 @@ fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Message> {
 /// Queues a message, after waiting for room if there is none.
 async fn post(link: &Arc<Link>, outgoing: Outgoing) -> Result<()> {
     let mut outgoing = match link.post(outgoing) {
-        Ok(()) => return Ok(()),
+        Ok(left) => return see_written(link, left),
         Err(SendError::Full(back)) => *back,
         Err(error) => return Err(refused(&error)),
     };
@@ -279,7 +279,7 @@ async fn post(link: &Arc<Link>, outgoing: Outgoing) -> Result<()> {
         let mut room = pin!(link.room.notified());
         room.as_mut().enable();
         match link.post(outgoing) {
-            Ok(()) => return Ok(()),
+            Ok(left) => return see_written(link, left),
             Err(SendError::Full(back)) => outgoing = *back,
             Err(error) => return Err(refused(&error)),
         }
@@ -288,11 +288,21 @@ async fn post(link: &Arc<Link>, outgoing: Outgoing) -> Result<()> {
     }
 }
 
+/// Sees to it that somebody writes what is left of a message that the channel had no room for.
+fn see_written(link: &Arc<Link>, left: bool) -> Result<()> {
+    match left {
+        // A future may be driven by something else than tokio.
+        true => ensure_task(link).or_else(|_| ensure_thread(link)),
+        false => Ok(()),
+    }
+}
+
 /// As [`post`], for a thread.
 fn post_blocking(link: &Arc<Link>, mut outgoing: Outgoing) -> Result<()> {
     loop {
         match link.post(outgoing) {
-            Ok(()) => return Ok(()),
+            Ok(true) => return ensure_thread(link),
+            Ok(false) => return Ok(()),
             Err(SendError::Full(back)) => outgoing = *back,
             Err(error) => return Err(refused(&error)),
         }

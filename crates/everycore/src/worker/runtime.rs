@@ -67,6 +67,8 @@ impl Worker {
     /// its own runtime calls it last.
     pub async fn finish(&self) {
         let link = &self.core.link;
+        // A program that only ever sent may have none, and the last words may be longer than the channel has room for.
+        let _ = ensure_task(link);
         link.leave(Why::Ended);
         let _ = tokio::time::timeout(self.drain_time() + LAST_WORDS, link.load.idle()).await;
         if link.is_under_node() {

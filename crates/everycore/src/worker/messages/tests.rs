@@ -225,3 +225,43 @@ fn a_primary_that_breaks_the_protocol_is_taken_for_gone() {
         assert!(!worker.is_connected());
     });
 }
+
+/// Far more than the kernel takes at once.
+const LARGE: usize = 8 << 20;
+
+#[test]
+fn a_large_message_is_written_whole_though_the_program_waits_for_nothing_else() {
+    let (mut primary, worker) = FakePrimary::with_worker();
+    worker.send_blocking(&"x".repeat(LARGE)).unwrap();
+    assert_eq!(user(&mut primary).parse::<String>().unwrap().len(), LARGE);
+
+    let (primary, worker) = FakePrimary::with_worker();
+    run(async {
+        worker.send(&"x".repeat(LARGE)).await.unwrap();
+        let (_primary, length) =
+            meanwhile(primary, |primary| user(primary).parse::<String>().unwrap().len()).await;
+        assert_eq!(length, LARGE);
+    });
+}
+
+#[test]
+fn last_words_are_written_whole_however_long() {
+    let (mut primary, worker) = FakePrimary::with_worker();
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| user(&mut primary).parse::<String>().unwrap().len());
+        run(async {
+            worker.send(&"x".repeat(LARGE)).await.unwrap();
+            worker.finish().await;
+        });
+        assert_eq!(reading.join().unwrap(), LARGE);
+    });
+    assert!(primary.receive().is_none());
+
+    let (mut primary, worker) = FakePrimary::with_worker();
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| user(&mut primary).parse::<String>().unwrap().len());
+        worker.send_blocking(&"x".repeat(LARGE)).unwrap();
+        worker.finish_blocking();
+        assert_eq!(reading.join().unwrap(), LARGE);
+    });
+}
