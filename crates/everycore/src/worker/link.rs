@@ -71,6 +71,8 @@ pub(crate) struct State {
     held_back: VecDeque<Message>,
     answers: HashMap<u64, oneshot::Sender<Result<Message>>>,
     listens: HashMap<u64, oneshot::Sender<ListenAnswer>>,
+    /// A primary of Node's answers no question for a listener any more, since it knows that this worker leaves.
+    unanswered: bool,
     leave_noted: Vec<oneshot::Sender<()>>,
     /// Once they were asked for and told.
     secrets: Option<Secrets>,
@@ -122,6 +124,7 @@ impl Link {
                 held_back: VecDeque::new(),
                 answers: HashMap::new(),
                 listens: HashMap::new(),
+                unanswered: false,
                 leave_noted: Vec::new(),
                 secrets: None,
                 want_secrets: Vec::new(),
@@ -251,12 +254,22 @@ impl Link {
         if state.over {
             return Err(Error::PrimaryGone);
         }
+        if state.unanswered {
+            let _ = sender.send(Err(leaving()));
+            return Ok(receiver);
+        }
         state.next += 1;
         let request = state.next;
         state.listens.insert(request, sender);
         state.say(FromWorker::Listen { request, what });
         self.flush_or_nudge(&mut state);
         Ok(receiver)
+    }
+
+    /// How many questions for a listener are open.
+    #[cfg(test)]
+    pub(crate) fn unanswered_listens(&self) -> usize {
+        self.lock().listens.len()
     }
 
     /// Asks the primary for the shared secrets, unless they are known already.
@@ -426,7 +439,21 @@ impl Link {
     }
 }
 
+/// Why there is no listener any more for a worker of Node's that leaves.
+fn leaving() -> ListenFailure {
+    let message = "this worker leaves its cluster, and Node's primary gives it no listener any more".into();
+    ListenFailure { errno: 0, message }
+}
+
 impl State {
+    /// The primary has answered what came before it knew that this worker leaves; the channel keeps the order.
+    fn hears_no_more_of_listeners(&mut self) {
+        self.unanswered = true;
+        for (_, asker) in self.listens.drain() {
+            let _ = asker.send(Err(leaving()));
+        }
+    }
+
     /// Says something in the primary's words, after what was said before.
     fn say(&mut self, what: FromWorker) {
         self.held_back.extend(match &mut self.node {

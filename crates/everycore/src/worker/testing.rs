@@ -11,6 +11,7 @@ use everycore_sys::{scm_rights, socket_pair};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Worker;
+use super::under_node::UnderNode;
 use crate::address::BoundAddress;
 use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker, Welcome, record};
 
@@ -82,6 +83,22 @@ impl FakePrimary {
         let worker = crate::role::join(channel).unwrap();
         assert_eq!(primary.hear(), FromWorker::Hello { version: crate::protocol::VERSION });
         (primary, worker)
+    }
+
+    /// As [`with_worker`](Self::with_worker), where the primary is Node's.
+    pub(crate) fn of_node() -> (Connection, Worker) {
+        let (ours, theirs) = socket_pair::stream_pair().unwrap();
+        let [ours, theirs] =
+            [ours, theirs].map(|end| Connection::new(end, Codec::Json, Limits::default()).unwrap());
+        let welcome = Welcome {
+            name: "web".into(),
+            worker: 7,
+            slot: 6,
+            generation: 0,
+            class: None,
+            drain_ms: PATIENCE.as_millis() as u64,
+        };
+        (ours, Worker::under_node(theirs, UnderNode::new(), welcome).unwrap())
     }
 
     pub(crate) fn tell(&mut self, message: &ToWorker, handles: Vec<OwnedFd>) {

@@ -136,8 +136,14 @@ impl Link {
                 afterwards.deliveries.push(on);
             }
             Heard::Unwanted { seq } => state.answer(seq, false),
-            Heard::Disconnect => self.leave(Why::Asked),
-            Heard::LeaveNoted => state.leave_noted(),
+            Heard::Disconnect => {
+                state.hears_no_more_of_listeners();
+                self.leave(Why::Asked);
+            }
+            Heard::LeaveNoted => {
+                state.hears_no_more_of_listeners();
+                state.leave_noted();
+            }
             Heard::Other => {}
         }
     }

@@ -246,6 +246,8 @@ fn a_large_message_is_written_whole_though_the_program_waits_for_nothing_else() 
 
 #[test]
 fn last_words_are_written_whole_however_long() {
+    /// More than is written in one go, and no more than is read in the second that last words have.
+    const LARGE: usize = 1 << 20;
     let (mut primary, worker) = FakePrimary::with_worker();
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| user(&mut primary).parse::<String>().unwrap().len());

@@ -6,6 +6,8 @@ use everycore_ipc::Handle;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::*;
+use crate::error::Error;
+use crate::worker::testing::{FakePrimary, run};
 
 fn said(message: Option<Message>) -> Value {
     message.expect("Node has a word for it").parse().unwrap()
@@ -176,4 +178,29 @@ fn what_means_nothing_is_ignored() {
     }
     assert!(matches!(node.hear(Message::raw(&b"\xff"[..])), Heard::Other));
     assert!(matches!(node.hear(told(json!({"act": "disconnect"}))), Heard::Disconnect));
+}
+
+#[test]
+fn a_primary_that_wants_the_worker_to_leave_answers_no_question_and_nobody_waits_for_one() {
+    let (mut primary, worker) = FakePrimary::of_node();
+    let refused = |error: Error| {
+        assert!(matches!(error, Error::Bind { .. }), "{error:?}");
+        assert!(error.to_string().contains("leaves"), "{error}");
+    };
+    run(async {
+        let (asking, other) = (worker.clone(), worker.clone());
+        let asking = tokio::spawn(async move { asking.listen("127.0.0.1:80").await });
+        let other = tokio::task::spawn_blocking(move || other.listen_blocking("127.0.0.1:81"));
+        // Read by nobody, and answered by nobody.
+        while worker.core.link.unanswered_listens() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let disconnect = json!({"cmd": "NODE_CLUSTER", "act": "disconnect", "seq": 0});
+        primary.queue(everycore_ipc::Outgoing::internal(told(disconnect))).unwrap();
+        primary.flush().unwrap();
+        refused(asking.await.unwrap().unwrap_err());
+        refused(other.await.unwrap().unwrap_err());
+        refused(worker.listen("127.0.0.1:82").await.unwrap_err());
+        assert!(worker.is_draining());
+    });
 }
