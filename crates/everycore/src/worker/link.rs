@@ -80,7 +80,6 @@ pub(crate) struct State {
     next: u64,
     /// The turn of the loop in which a message was last written at once: later ones of that turn go together.
     wrote_in: Option<u64>,
-    throttled: bool,
     /// The last round of reading ended before the channel was seen empty.
     broke_off: bool,
     over: bool,
@@ -130,7 +129,6 @@ impl Link {
                 want_secrets: Vec::new(),
                 next: 0,
                 wrote_in: None,
-                throttled: false,
                 broke_off: false,
                 over: false,
             }),
@@ -370,11 +368,12 @@ impl Link {
             Room::Full(until) => Some(until),
             Room::Free | Room::Overdue => None,
         };
-        let throttled_until = state.throttled.then(|| now + THROTTLED);
+        let throttled_until = state.connection.is_throttled().then(|| now + THROTTLED);
         let starved_until = state.starved_until.filter(|until| *until > now);
         Wait {
             to_read: full_until.is_none() && starved_until.is_none(),
-            to_write: !state.is_flushed() && !state.throttled,
+            // Not for what waits until the primary has confirmed a handle: room alone moves none of that.
+            to_write: state.connection.wants_write(),
             until: [full_until, throttled_until, starved_until].into_iter().flatten().min(),
         }
     }
@@ -395,26 +394,22 @@ impl Link {
     }
 
     fn flush(&self, state: &mut State) {
-        while let Some(word) = state.held_back.pop_front() {
-            match state.connection.queue(Outgoing::internal(word)) {
-                Ok(()) => {}
-                Err(SendError::Full(back)) => {
-                    state.held_back.push_front(back.message);
+        loop {
+            state.queue_held_back();
+            let before = state.connection.queued_bytes();
+            match state.connection.flush() {
+                // There was no room for all that was held back, and is now.
+                Ok(Flush::Done)
+                    if !state.held_back.is_empty() && state.connection.queued_bytes() < before => {}
+                // A driver goes on after everybody else's turn; where there is none, nobody would.
+                Ok(Flush::More) if !self.driver.is_running() => {}
+                Ok(_) => break,
+                // What the primary had sent may still be read; the reader finds the end.
+                Err(_) => {
+                    state.held_back.clear();
                     break;
                 }
-                Err(_) => state.held_back.clear(),
             }
-        }
-        let mut written = state.connection.flush();
-        // A driver goes on after everybody else's turn; where there is none, nobody would.
-        while matches!(written, Ok(Flush::More)) && !self.driver.is_running() {
-            written = state.connection.flush();
-        }
-        match written {
-            Ok(Flush::Done | Flush::Blocked | Flush::More) => state.throttled = false,
-            Ok(Flush::Throttled) => state.throttled = true,
-            // What the primary had sent may still be read; the reader finds the end.
-            Err(_) => state.held_back.clear(),
         }
         self.room.notify_waiters();
         self.changed.notify_all();
@@ -460,6 +455,20 @@ impl State {
             None => Some(Message::raw(what.encode())),
             Some(node) => node.say(what),
         });
+    }
+
+    /// Moves what was held back into the queue, as far as there is room.
+    fn queue_held_back(&mut self) {
+        while let Some(word) = self.held_back.pop_front() {
+            match self.connection.queue(Outgoing::internal(word)) {
+                Ok(()) => {}
+                Err(SendError::Full(back)) => {
+                    self.held_back.push_front(back.message);
+                    break;
+                }
+                Err(_) => self.held_back.clear(),
+            }
+        }
     }
 
     fn answer(&mut self, seq: i64, accepted: bool) {

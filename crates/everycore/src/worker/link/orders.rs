@@ -73,7 +73,11 @@ impl Link {
         state.broke_off = read == Read::More;
         if state.node.is_some() {
             // Node sends nothing more until it hears that a handle has arrived.
-            self.flush_or_nudge(&mut state);
+            self.flush(&mut state);
+            // A driver that is a thread looks again before it sleeps, and its bell would keep it from that.
+            if !state.is_flushed() && !self.driver.is_thread() {
+                self.nudge();
+            }
         }
         let (count, now_lost) = (state.inbox.dropped(), state.lost());
         drop(state);

@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 
-use everycore_ipc::Handle;
+use everycore_ipc::{Handle, Incoming, Received};
 use rustix::net::{AddressFamily, SocketType};
 
 use super::*;
@@ -202,5 +202,33 @@ fn a_primary_that_wants_the_worker_to_leave_answers_no_question_and_nobody_waits
         refused(other.await.unwrap().unwrap_err());
         refused(worker.listen("127.0.0.1:82").await.unwrap_err());
         assert!(worker.is_draining());
+    });
+}
+
+#[test]
+fn a_handle_the_primary_has_not_confirmed_is_waited_for_without_looking_for_room() {
+    let (mut primary, worker) = FakePrimary::of_node();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    run(async {
+        for number in 0..2 {
+            worker.send_with(&number, Handle::duplicate(&listener).unwrap()).await.unwrap();
+        }
+        let wait = worker.core.link.wait(std::time::Instant::now());
+        assert!(wait.to_read && !wait.to_write && wait.until.is_none(), "{wait:?}");
+        assert!(!worker.core.link.lock().is_flushed(), "the second handle waits for the first");
+        let mut next = 0;
+        while next < 2 {
+            match primary.receive().unwrap() {
+                Received::Message(Incoming::User(message)) => {
+                    assert_eq!(message.parse::<i32>().unwrap(), next);
+                    assert_eq!(message.handles().len(), 1);
+                    next += 1;
+                }
+                Received::Blocked | Received::More => tokio::task::yield_now().await,
+                other => panic!("{other:?}"),
+            }
+            // The confirmation.
+            primary.flush().unwrap();
+        }
     });
 }
