@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use everycore_ipc::blocking::Channel;
-use everycore_ipc::{ChannelError, Codec, Connection, Limits, Message, SendError};
+use everycore_ipc::{ChannelError, Codec, Connection, Flush, Limits, Message, SendError};
 use everycore_sys::socket_pair::stream_pair;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -92,4 +92,25 @@ fn deadlines_end_waiting_and_leave_the_channel_whole() {
         }
         assert_eq!(expected, sent);
     });
+}
+
+#[test]
+fn a_deadline_holds_though_there_is_always_more_to_read() {
+    let (here, there) = stream_pair().unwrap();
+    let here = Channel::new(Connection::new(here, Codec::Native, Limits::default()).unwrap());
+    let mut there = Connection::new(there, Codec::Native, Limits::default()).unwrap();
+    // Where the kernel may hold it whole, no read ever finds the socket empty.
+    there.queue(Message::raw(vec![1; 1 << 20])).unwrap();
+    let mut write = || while there.flush().unwrap() == Flush::More {};
+    write();
+    let passed = Instant::now();
+    assert!(matches!(here.recv_deadline(passed), Err(ChannelError::TimedOut)));
+    let message = loop {
+        match here.recv_deadline(passed) {
+            Ok(message) => break message.unwrap(),
+            Err(ChannelError::TimedOut) => write(),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(message.bytes().len(), 1 << 20);
 }

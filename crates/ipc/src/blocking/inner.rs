@@ -103,7 +103,15 @@ impl Inner {
             match received? {
                 Received::Message(incoming) => return Ok(Some(incoming)),
                 Received::Closed => return Ok(None),
-                Received::More => {}
+                Received::More => {
+                    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                        return Err(ChannelError::TimedOut);
+                    }
+                    // Without waiting, since what was read may be complete: others get their turn.
+                    drop(state);
+                    std::thread::yield_now();
+                    state = self.lock();
+                }
                 Received::Blocked => state = self.wait(state, Wish::Input, deadline)?,
             }
         }
