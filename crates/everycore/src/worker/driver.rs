@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::thread::ThreadId;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
@@ -21,6 +21,9 @@ use tokio::io::unix::AsyncFd;
 
 use super::link::{Link, Read};
 use crate::error::{Error, Result};
+
+/// How soon writing is tried again where the room for it cannot be watched, for want of a descriptor.
+const UNWATCHED: Duration = Duration::from_millis(1);
 
 /// Who drives at present.
 #[derive(Debug, Default)]
@@ -144,10 +147,15 @@ async fn drive(channel: AsyncFd<OwnedFd>, driving: Driving) {
         let mut nudged = pin!(link.nudged.notified());
         nudged.as_mut().enable();
         link.write();
-        let wait = link.wait(Instant::now());
-        let mut timer = pin!(wait.until.map(|until| tokio::time::sleep_until(until.into())));
+        let now = Instant::now();
+        let mut wait = link.wait(now);
         // Watched for room only while there is none: else every message the primary reads would wake this loop.
         let room = if wait.to_write { watch_room(&channel) } else { None };
+        if wait.to_write && room.is_none() {
+            let soon = now + UNWATCHED;
+            wait.until = Some(wait.until.map_or(soon, |until| until.min(soon)));
+        }
+        let mut timer = pin!(wait.until.map(|until| tokio::time::sleep_until(until.into())));
         let mut more = false;
         poll_fn(|cx| {
             if nudged.as_mut().poll(cx).is_ready() {

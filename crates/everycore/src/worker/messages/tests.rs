@@ -267,3 +267,32 @@ fn last_words_are_written_whole_however_long() {
         assert_eq!(reading.join().unwrap(), LARGE);
     });
 }
+
+#[test]
+fn without_descriptors_the_rest_of_a_message_is_written_all_the_same() {
+    crate::worker::testing::in_own_process("worker::messages::tests::child_without_descriptors");
+}
+
+#[test]
+#[ignore = "run by the test above, in a process of its own"]
+fn child_without_descriptors() {
+    let (primary, worker) = FakePrimary::with_worker();
+    run(async {
+        // From here on a task drives.
+        let draining = tokio::spawn(worker.draining());
+        tokio::task::yield_now().await;
+        assert!(worker.core.link.driver.is_running() && !worker.core.link.driver.is_thread());
+        // Those that are open stay, and there is no other.
+        crate::worker::testing::limit_descriptors(3);
+        worker.send(&"x".repeat(LARGE)).await.unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!worker.core.link.lock().is_flushed());
+        let (primary, length) =
+            meanwhile(primary, |primary| user(primary).parse::<String>().unwrap().len()).await;
+        assert_eq!(length, LARGE);
+        drop(primary);
+        draining.await.unwrap();
+    });
+}
