@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use everycore_sys::accept::{Accepted, FairAccept, is_exhaustion};
 use everycore_sys::scm_rights;
@@ -57,6 +58,8 @@ pub(crate) struct Delivered {
 pub(crate) struct HandOff {
     channel: OwnedFd,
     spare: Spare,
+    /// The last look has found a connection.
+    took: AtomicBool,
     _hold: Hold,
 }
 
@@ -79,7 +82,8 @@ impl Source {
     pub(crate) fn new(means: Means, drain: &Arc<Drain>) -> io::Result<Self> {
         match means {
             Means::HandOff(channel) => {
-                Ok(Self::HandOff(HandOff { channel, spare: Spare::new(), _hold: drain.hold() }))
+                let (spare, took) = (Spare::new(), AtomicBool::new(false));
+                Ok(Self::HandOff(HandOff { channel, spare, took, _hold: drain.hold() }))
             }
             Means::Delivered(deliveries) => {
                 Ok(Self::Delivered(Delivered { deliveries, _hold: drain.hold() }))
@@ -161,8 +165,9 @@ impl Shared {
 
 impl HandOff {
     fn take(&self, load: &Arc<Load>) -> io::Result<Found> {
-        // Else every connection that comes alone would cost a second look.
-        if load.has_taken_all() {
+        // Else every connection that comes alone would cost a second look. Whoever comes back without having taken one
+        // was woken, by the end of the channel if by no connection, and only a look tells.
+        if self.took.swap(false, Ordering::Relaxed) && load.has_taken_all() {
             return Ok(Found::Nothing);
         }
         if self.spare.make_room(&self.channel).is_err() {
@@ -178,6 +183,7 @@ impl HandOff {
             Ok(Some((length, Some(fd)))) => {
                 // The kernel has dequeued it: from here on the connection is ours alone.
                 let lease = load.take();
+                self.took.store(true, Ordering::Relaxed);
                 // Only the primary writes here, and only whole records.
                 let peer: Option<SocketAddr> = record::decode(&buffer[..length]).flatten();
                 Ok(Found::Connection(Stream::new(fd, peer, lease)))

@@ -189,6 +189,17 @@ fn threads_share_a_listener_and_all_hear_the_order_to_leave() {
 }
 
 #[test]
+fn a_thread_sees_the_end_of_the_channel_though_it_has_taken_all_that_was_sent() {
+    let (primary, _worker, hand_off, listener) = listening();
+    primary.page.set_sent(1);
+    let _client = hand_off.hand(1);
+    assert_eq!(port(&listener.accept_blocking().unwrap().1), 1);
+    // The channel of words stays.
+    drop(hand_off);
+    assert_eq!(listener.accept_blocking().unwrap_err().kind(), io::ErrorKind::NotConnected);
+}
+
+#[test]
 fn a_shared_backlog_is_left_to_the_others() {
     let (mut primary, worker) = FakePrimary::with_worker();
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
