@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use everycore_sys::accept::{Accepted, accept};
@@ -20,6 +21,8 @@ pub(crate) struct Adopted {
     count: AtomicUsize,
     /// Counts the looks, so that every other one begins here.
     looks: AtomicUsize,
+    /// The slot that gave the last connection: the next look begins behind it.
+    last: AtomicU32,
 }
 
 impl Adopted {
@@ -53,7 +56,7 @@ impl Adopted {
             && !self.looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
     }
 
-    /// Takes one connection.
+    /// Takes one connection, of each slot in turn.
     ///
     /// # Errors
     /// As [`accept`].
@@ -61,8 +64,12 @@ impl Adopted {
         if self.count.load(Ordering::Relaxed) == 0 {
             return Ok(None);
         }
-        for socket in self.lock().values() {
+        let sockets = self.lock();
+        let last = self.last.load(Ordering::Relaxed);
+        let behind = sockets.range((Bound::Excluded(last), Bound::Unbounded));
+        for (slot, socket) in behind.chain(sockets.range(..=last)) {
             if let Some(accepted) = accept(socket)? {
+                self.last.store(*slot, Ordering::Relaxed);
                 return Ok(Some(accepted));
             }
         }
@@ -72,5 +79,31 @@ impl Adopted {
     /// A panic elsewhere cannot leave the map half-changed.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, OwnedFd>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_crowd_on_one_socket_hides_no_other() {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let adopted = Adopted::default();
+        let mut clients = Vec::new();
+        for slot in [3, 5, 9] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let address = listener.local_addr().unwrap();
+            clients.extend((0..2).map(|_| TcpStream::connect(address).unwrap()));
+            adopted.add(slot, listener.into(), &set).unwrap();
+        }
+        let mut slots = Vec::new();
+        while adopted.accept().unwrap().is_some() {
+            slots.push(adopted.last.load(Ordering::Relaxed));
+        }
+        assert_eq!(slots, [3, 5, 9, 3, 5, 9]);
     }
 }
