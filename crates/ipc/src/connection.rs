@@ -232,6 +232,15 @@ impl Connection {
         if self.life == Life::Open { self.outbox.bytes() + self.held().0 } else { 0 }
     }
 
+    /// Has this called when the last socket of a Node peer that wants to know is dropped here
+    /// ([`OpenSocket`](crate::OpenSocket)), from the thread that dropped it: there is something to flush then. It must not
+    /// wait, nor use this connection. A later one replaces it; under the native codec it is never called.
+    pub fn on_due(&self, wake: impl Fn() + Send + Sync + 'static) {
+        if let Some(node) = &self.node {
+            node.book.set_bell(Arc::new(wake));
+        }
+    }
+
     /// The open sockets that a Node peer counts, to be told when there is something to report.
     pub(crate) fn book(&self) -> Option<&Arc<Book>> {
         self.node.as_ref().map(|node| &node.book)

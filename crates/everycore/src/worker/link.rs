@@ -112,7 +112,7 @@ impl Link {
         load: Arc<Load>,
         troubles: Arc<Troubles>,
     ) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+        let link = Arc::new(Self {
             is_under_node: node.is_some(),
             state: Mutex::new(State {
                 connection,
@@ -142,7 +142,14 @@ impl Link {
             arrived: Notify::new(),
             room: Notify::new(),
             changed: Condvar::new(),
-        }))
+        });
+        let due = Arc::downgrade(&link);
+        link.lock().connection.on_due(move || {
+            if let Some(link) = due.upgrade() {
+                link.nudge();
+            }
+        });
+        Ok(link)
     }
 
     /// A panic elsewhere cannot leave the state half-changed: every change is one call.

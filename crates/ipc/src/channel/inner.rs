@@ -62,14 +62,12 @@ impl Inner {
             messages: AtomicU32::new(0),
         };
         let inner = Arc::new(inner);
-        if let Some(book) = inner.lock().connection.book() {
-            let inner = Arc::downgrade(&inner);
-            book.set_bell(Arc::new(move || {
-                if let Some(inner) = inner.upgrade() {
-                    inner.work.notify_one();
-                }
-            }));
-        }
+        let due = Arc::downgrade(&inner);
+        inner.lock().connection.on_due(move || {
+            if let Some(inner) = due.upgrade() {
+                inner.work.notify_one();
+            }
+        });
         inner
     }
 

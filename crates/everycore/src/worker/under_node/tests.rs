@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 
-use everycore_ipc::{Handle, Incoming, Received};
+use everycore_ipc::{Connection, Handle, Incoming, Outgoing, Received};
 use rustix::net::{AddressFamily, SocketType};
 
 use super::*;
@@ -196,7 +196,7 @@ fn a_primary_that_wants_the_worker_to_leave_answers_no_question_and_nobody_waits
             tokio::task::yield_now().await;
         }
         let disconnect = json!({"cmd": "NODE_CLUSTER", "act": "disconnect", "seq": 0});
-        primary.queue(everycore_ipc::Outgoing::internal(told(disconnect))).unwrap();
+        primary.queue(Outgoing::internal(told(disconnect))).unwrap();
         primary.flush().unwrap();
         refused(asking.await.unwrap().unwrap_err());
         refused(other.await.unwrap().unwrap_err());
@@ -231,4 +231,40 @@ fn a_handle_the_primary_has_not_confirmed_is_waited_for_without_looking_for_room
             primary.flush().unwrap();
         }
     });
+}
+
+#[test]
+fn a_primary_that_counts_a_socket_hears_that_the_program_has_dropped_it() {
+    let (mut primary, worker) = FakePrimary::of_node();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let ask = |command: &str| Outgoing::internal(told(json!({"cmd": command, "key": "k"})));
+    run(async {
+        primary.queue(told(json!("take it")).with_handle(stream).with_key("k")).unwrap();
+        primary.flush().unwrap();
+        let mut received = worker.recv().await.unwrap().unwrap();
+        let open = received.take_open_socket();
+        primary.queue(ask("NODE_SOCKET_NOTIFY_CLOSE")).unwrap();
+        primary.queue(ask("NODE_SOCKET_GET_COUNT")).unwrap();
+        assert_eq!(
+            answer_about_socket(&mut primary).await,
+            json!({"cmd": "NODE_SOCKET_COUNT", "key": "k", "count": 1})
+        );
+        drop(open);
+        assert_eq!(
+            answer_about_socket(&mut primary).await,
+            json!({"cmd": "NODE_SOCKET_ALL_CLOSED", "key": "k"})
+        );
+    });
+}
+
+async fn answer_about_socket(primary: &mut Connection) -> Value {
+    loop {
+        primary.flush().unwrap();
+        match primary.receive().unwrap() {
+            Received::Message(Incoming::Internal(message)) => return message.parse().unwrap(),
+            Received::Blocked | Received::More => tokio::task::yield_now().await,
+            other => panic!("{other:?}"),
+        }
+    }
 }
