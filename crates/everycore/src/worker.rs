@@ -282,29 +282,27 @@ impl Worker {
     }
 
     async fn ask(&self, what: (Wanted, Option<Index>)) -> Result<(Listener, bool)> {
-        let (grant, index) = self.ask_grant(what).await?;
-        self.open(grant, index)
+        self.open(self.ask_grant(what).await?)
     }
 
     fn ask_blocking(&self, what: (Wanted, Option<Index>)) -> Result<(Listener, bool)> {
-        let (grant, index) = self.ask_grant_blocking(what)?;
-        self.open(grant, index)
+        self.open(self.ask_grant_blocking(what)?)
     }
 
-    async fn ask_grant(&self, (what, index): (Wanted, Option<Index>)) -> Result<(Grant, Option<Index>)> {
+    async fn ask_grant(&self, (what, index): (Wanted, Option<Index>)) -> Result<Grant> {
         self.may_ask(&what)?;
         ensure_task(&self.core.link)?;
-        let answer = self.core.link.ask_listener(what.clone())?.await.map_err(|_| Error::PrimaryGone)?;
-        Ok((answer.map_err(|failure| refused(failure, what))?, index))
+        let answer = self.core.link.ask_listener(what.clone(), index)?.await;
+        answer.map_err(|_| Error::PrimaryGone)?.map_err(|failure| refused(failure, what))
     }
 
-    fn ask_grant_blocking(&self, (what, index): (Wanted, Option<Index>)) -> Result<(Grant, Option<Index>)> {
+    fn ask_grant_blocking(&self, (what, index): (Wanted, Option<Index>)) -> Result<Grant> {
         self.may_ask(&what)?;
         ensure_thread(&self.core.link)?;
-        let mut answer = self.core.link.ask_listener(what.clone())?;
+        let mut answer = self.core.link.ask_listener(what.clone(), index)?;
         // The primary answers, or is gone: without a deadline of ours the wait ends either way.
         match wait_blocking(&self.core.link, &mut answer, None) {
-            Some(Ok(answer)) => Ok((answer.map_err(|failure| refused(failure, what))?, index)),
+            Some(Ok(answer)) => answer.map_err(|failure| refused(failure, what)),
             Some(Err(_)) | None => Err(Error::PrimaryGone),
         }
     }
@@ -320,12 +318,12 @@ impl Worker {
     }
 
     /// The listener, and whether its name has another address.
-    fn open(&self, grant: Grant, index: Option<Index>) -> Result<(Listener, bool)> {
+    fn open(&self, grant: Grant) -> Result<(Listener, bool)> {
         if let BoundAddress::Udp(at) = grant.address {
             return Err(no_listener(&Address::Udp(at)));
         }
         let more = grant.more;
-        let listener = Listener::new(Arc::clone(&self.core), grant, index)
+        let listener = Listener::new(Arc::clone(&self.core), grant)
             .map_err(|source| Error::Channel { doing: "opening a granted listener", source })?;
         Ok((listener, more))
     }

@@ -21,7 +21,7 @@ use super::drain::{Drain, Why};
 use super::driver::Driver;
 use super::inbox::{Inbox, Item, Room};
 use super::load::Load;
-use super::registration::Grant;
+use super::registration::{Grant, Index};
 use super::secrets::Secrets;
 use super::source::Source;
 use super::trouble::Troubles;
@@ -34,6 +34,13 @@ const THROTTLED: Duration = Duration::from_millis(1);
 
 /// What the answer to a `Listen` comes to.
 pub(crate) type ListenAnswer = Result<Grant, ListenFailure>;
+
+/// Who has asked for a listener. The index stays taken until the primary has answered, even if nobody waits any more: the
+/// question is still out.
+pub(crate) struct Asker {
+    sender: oneshot::Sender<ListenAnswer>,
+    index: Option<Index>,
+}
 
 /// See the module. Shared by everything in the worker.
 pub(crate) struct Link {
@@ -70,7 +77,7 @@ pub(crate) struct State {
     /// Words of our own that found the queue full.
     held_back: VecDeque<Message>,
     answers: HashMap<u64, oneshot::Sender<Result<Message>>>,
-    listens: HashMap<u64, oneshot::Sender<ListenAnswer>>,
+    listens: HashMap<u64, Asker>,
     /// A primary of Node's answers no question for a listener any more, since it knows that this worker leaves.
     unanswered: bool,
     leave_noted: Vec<oneshot::Sender<()>>,
@@ -253,7 +260,11 @@ impl Link {
     }
 
     /// Asks the primary for a listener.
-    pub(crate) fn ask_listener(&self, what: Wanted) -> Result<oneshot::Receiver<ListenAnswer>> {
+    pub(crate) fn ask_listener(
+        &self,
+        what: Wanted,
+        index: Option<Index>,
+    ) -> Result<oneshot::Receiver<ListenAnswer>> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         if state.over {
@@ -265,7 +276,7 @@ impl Link {
         }
         state.next += 1;
         let request = state.next;
-        state.listens.insert(request, sender);
+        state.listens.insert(request, Asker { sender, index });
         state.say(FromWorker::Listen { request, what });
         self.flush_or_nudge(&mut state);
         Ok(receiver)
@@ -452,7 +463,7 @@ impl State {
     fn hears_no_more_of_listeners(&mut self) {
         self.unanswered = true;
         for (_, asker) in self.listens.drain() {
-            let _ = asker.send(Err(leaving()));
+            let _ = asker.sender.send(Err(leaving()));
         }
     }
 

@@ -20,7 +20,7 @@ use super::blocking::BlockingStream;
 use super::drain::Why;
 use super::driver::{timespec, watch};
 use super::incoming::Incoming;
-use super::registration::{Grant, Index, Registration};
+use super::registration::{Claim, Grant};
 use super::source::{Found, Source};
 use super::stream::Stream;
 use super::trouble::Trouble;
@@ -77,18 +77,17 @@ struct Open {
     /// Only an asynchronous program watches; its first `accept` begins it.
     watched: Option<AsyncFd<Arc<Source>>>,
     source: Arc<Source>,
-    _registration: Registration,
-    _index: Option<Index>,
+    _claim: Claim,
 }
 
 impl Listener {
     /// Opens what was granted and tells the primary that the program accepts.
-    pub(crate) fn new(core: Arc<Core>, grant: Grant, index: Option<Index>) -> io::Result<Self> {
-        let Grant { means, address, registration, more: _ } = grant;
+    pub(crate) fn new(core: Arc<Core>, grant: Grant) -> io::Result<Self> {
+        let Grant { means, address, claim, more: _ } = grant;
         let source = Arc::new(Source::new(means, &core.link.drain)?);
-        registration.listening(&source);
+        claim.registration.listening(&source);
         Ok(Self {
-            open: Some(Open { watched: None, source, _registration: registration, _index: index }),
+            open: Some(Open { watched: None, source, _claim: claim }),
             address,
             begun: Box::pin(core.link.drain.notified()),
             core,

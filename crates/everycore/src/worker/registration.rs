@@ -17,7 +17,15 @@ pub(crate) struct Grant {
     pub(crate) address: BoundAddress,
     /// The name has another address.
     pub(crate) more: bool,
+    pub(crate) claim: Claim,
+}
+
+/// What the worker gives back of a listener, in this order: the primary hears that it is closed before anything asks for
+/// the address under the same index again.
+#[derive(Debug)]
+pub(crate) struct Claim {
     pub(crate) registration: Registration,
+    pub(crate) _index: Option<Index>,
 }
 
 /// While it lives, the primary counts on this worker for the listener; dropped, it says so. Whoever asked for a

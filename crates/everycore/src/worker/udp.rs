@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::drain::Drain;
 use super::driver::watch;
-use super::registration::{Grant, Index, Registration};
+use super::registration::{Claim, Grant};
 use super::source::Means;
 use super::{Worker, named};
 use crate::address::{Address, BoundAddress, IntoAddress};
@@ -42,8 +42,7 @@ pub struct UdpSocket {
     watched: Option<AsyncFd<Arc<StdUdpSocket>>>,
     address: SocketAddr,
     drain: Arc<Drain>,
-    _registration: Registration,
-    _index: Option<Index>,
+    _claim: Claim,
 }
 
 impl Worker {
@@ -53,8 +52,7 @@ impl Worker {
     /// # Errors
     /// [`Error::NoSuchListener`], [`Error::Listener`], [`Error::Setting`] if it is no UDP socket, [`Error::PrimaryGone`].
     pub async fn udp(&self, name: &str) -> Result<UdpSocket> {
-        let (grant, index) = self.ask_grant(named(name, 0)).await?;
-        self.open_udp(grant, index)?.watched()
+        self.open_udp(self.ask_grant(named(name, 0)).await?)?.watched()
     }
 
     /// A UDP socket on this address, `"udp://127.0.0.1:5353"` or a `SocketAddr`, which the primary binds once for all
@@ -64,8 +62,7 @@ impl Worker {
     /// [`Error::Address`], [`Error::Bind`] as the primary reports it, [`Error::PrimaryGone`].
     pub async fn udp_on(&self, address: impl IntoAddress) -> Result<UdpSocket> {
         let wanted = self.wanted_any(datagram(address.into_address()?)?, None)?;
-        let (grant, index) = self.ask_grant(wanted).await?;
-        self.open_udp(grant, index)?.watched()
+        self.open_udp(self.ask_grant(wanted).await?)?.watched()
     }
 
     /// As [`udp`](Self::udp), for a program without a runtime.
@@ -73,25 +70,23 @@ impl Worker {
     /// # Errors
     /// As `udp`.
     pub fn udp_blocking(&self, name: &str) -> Result<UdpSocket> {
-        let (grant, index) = self.ask_grant_blocking(named(name, 0))?;
-        self.open_udp(grant, index)
+        self.open_udp(self.ask_grant_blocking(named(name, 0))?)
     }
 
-    fn open_udp(&self, grant: Grant, index: Option<Index>) -> Result<UdpSocket> {
-        let Grant { means, address, registration, .. } = grant;
+    fn open_udp(&self, grant: Grant) -> Result<UdpSocket> {
+        let Grant { means, address, claim, .. } = grant;
         let (BoundAddress::Udp(address), Means::Shared(socket)) = (&address, means) else {
             return Err(Error::Setting(format!(
                 "{address} is no UDP socket; take it with Worker::listener, or bind udp://IP:PORT"
             )));
         };
-        registration.told();
+        claim.registration.told();
         Ok(UdpSocket {
             socket: Arc::new(StdUdpSocket::from(socket)),
             watched: None,
             address: *address,
             drain: Arc::clone(&self.core.link.drain),
-            _registration: registration,
-            _index: index,
+            _claim: claim,
         })
     }
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use everycore_ipc::{ChannelError, Connection, Incoming, Message, Received};
-use tokio::sync::oneshot;
 
-use super::{Link, ListenAnswer, Read, State};
+use super::{Asker, Link, Read, State};
+use crate::address::BoundAddress;
 use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker};
 use crate::worker::deliveries::{Answer, Deliveries, Delivery};
 use crate::worker::drain::Why;
 use crate::worker::inbox::{Item, Room};
-use crate::worker::registration::{Grant, Registration};
+use crate::worker::registration::{Claim, Grant, Registration};
 use crate::worker::secrets::Secrets;
 use crate::worker::source::Means;
 use crate::worker::trouble::Trouble;
@@ -36,7 +36,7 @@ const STARVED_LONGEST: Duration = Duration::from_secs(5);
 #[derive(Default)]
 struct Afterwards {
     /// Listeners nobody waits for any more.
-    unwanted: Vec<Registration>,
+    unwanted: Vec<Claim>,
     /// Perhaps the last that knew of these.
     deliveries: Vec<Arc<Deliveries>>,
 }
@@ -128,12 +128,12 @@ impl Link {
                     afterwards.deliveries.push(Arc::clone(deliveries));
                 }
                 let registration = Registration::new(Arc::clone(self), key);
-                let grant = Grant { means, address, more: false, registration };
-                afterwards.unwanted.extend(give(state.listens.remove(&request), Ok(grant)));
+                let asker = state.listens.remove(&request);
+                afterwards.unwanted.extend(give(asker, registration, Ok((means, address, false))));
             }
             Heard::Refused { request, failure, close } => {
                 state.held_back.extend(close);
-                give(state.listens.remove(&request), Err(failure));
+                refuse(state.listens.remove(&request), failure);
             }
             Heard::Connection { on, seq, socket } => {
                 on.push(Delivery { socket, answer: Answer::new(Arc::clone(self), seq) });
@@ -166,12 +166,7 @@ impl Link {
     }
 
     /// Carries out an order; gives back a listener that nobody waits for.
-    fn obey(
-        self: &Arc<Self>,
-        state: &mut State,
-        order: ToWorker,
-        mut message: Message,
-    ) -> Option<Registration> {
+    fn obey(self: &Arc<Self>, state: &mut State, order: ToWorker, mut message: Message) -> Option<Claim> {
         match order {
             ToWorker::Disconnect { stopping } => {
                 self.leave(if stopping { Why::Stopping } else { Why::Asked });
@@ -181,14 +176,13 @@ impl Link {
                 let registration = Registration::new(Arc::clone(self), key);
                 let asker = state.listens.remove(&request);
                 let Some(handle) = message.take_handle() else {
-                    give(asker, Err(no_room_for_listener()));
-                    return Some(registration);
+                    return give(asker, registration, Err(no_room_for_listener()));
                 };
                 let means = match mode {
                     Mode::HandOff => Means::HandOff(handle.into_fd()),
                     Mode::Shared => Means::Shared(handle.into_fd()),
                 };
-                return give(asker, Ok(Grant { means, address, more, registration }));
+                return give(asker, registration, Ok((means, address, more)));
             }
             ToWorker::Adopt { key, slot } => {
                 // Without its descriptor, or without the listener, it is as if it had not been asked: the slot waits for
@@ -203,7 +197,7 @@ impl Link {
                 }
             }
             ToWorker::Refused { request, failure } => {
-                give(state.listens.remove(&request), Err(failure));
+                refuse(state.listens.remove(&request), failure);
             }
             ToWorker::Secrets(set) => match &state.secrets {
                 Some(secrets) => secrets.replace(set),
@@ -274,13 +268,33 @@ fn learn(node: &mut UnderNode, connection: &Connection, received: Option<&Receiv
     node.spare.restore(connection);
 }
 
-/// Answers whoever asked for a listener; gives it back when nobody does any more.
-fn give(asker: Option<oneshot::Sender<ListenAnswer>>, answer: ListenAnswer) -> Option<Registration> {
-    let unwanted = match asker {
-        Some(asker) => asker.send(answer).err()?,
-        None => answer,
-    };
-    unwanted.ok().map(|grant| grant.registration)
+/// Answers whoever asked for a listener that was granted; gives it back when nobody does any more, or it cannot be used.
+fn give(
+    asker: Option<Asker>,
+    registration: Registration,
+    granted: Result<(Means, BoundAddress, bool), ListenFailure>,
+) -> Option<Claim> {
+    let Some(Asker { sender, index }) = asker else { return Some(Claim { registration, _index: None }) };
+    let claim = Claim { registration, _index: index };
+    match granted {
+        Ok((means, address, more)) => {
+            let unwanted = sender.send(Ok(Grant { means, address, more, claim })).err()?;
+            unwanted.ok().map(|grant| grant.claim)
+        }
+        Err(failure) => {
+            let _ = sender.send(Err(failure));
+            Some(claim)
+        }
+    }
+}
+
+/// Tells whoever asked for a listener that there is none.
+fn refuse(asker: Option<Asker>, failure: ListenFailure) {
+    // The index is free before the answer is seen: who asks again at once gets the same.
+    if let Some(Asker { sender, index }) = asker {
+        drop(index);
+        let _ = sender.send(Err(failure));
+    }
 }
 
 fn no_room_for_listener() -> ListenFailure {

@@ -308,9 +308,20 @@ fn a_listener_nobody_waits_for_any_more_is_given_back() {
         let mut listen = Box::pin(worker.listen(ADDRESS));
         assert!(poll_fn(|cx| Poll::Ready(listen.as_mut().poll(cx).is_pending())).await);
         drop(listen);
+        // The question is still out: the next is for another listener.
+        let mut other = Box::pin(worker.listen(ADDRESS));
+        assert!(poll_fn(|cx| Poll::Ready(other.as_mut().poll(cx).is_pending())).await);
+        drop(other);
         // On another thread, since the worker's loop has to turn meanwhile.
         let (mut primary, hand_off) = tokio::task::spawn_blocking(move || {
             let hand_off = primary.grant_hand_off(9, ADDRESS);
+            let FromWorker::Listen { request, what: Wanted::Bound { index: 1, .. } } = primary.hear() else {
+                panic!("not for another listener")
+            };
+            primary.tell(
+                &ToWorker::Refused { request, failure: ListenFailure { errno: 98, message: String::new() } },
+                vec![],
+            );
             assert_eq!(primary.hear(), FromWorker::Closed { key: 9 });
             (primary, hand_off)
         })
