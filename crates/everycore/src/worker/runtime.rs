@@ -65,6 +65,10 @@ impl Worker {
     /// Leaves the cluster in order: accepts no more, waits until no connection is left or the time to drain is over,
     /// writes the last messages, closes the channel. [`block_on`](Self::block_on) does it by itself; a program with
     /// its own runtime calls it last.
+    ///
+    /// Under a primary of Node's, a connection that crosses the end of a program nobody has told to leave is lost, as with
+    /// `process.exit()` there: such a program calls [`disconnect`](Self::disconnect) first, which Node answers after the last
+    /// connection it has sent.
     pub async fn finish(&self) {
         let link = &self.core.link;
         // A program that only ever sent may have none, and the last words may be longer than the channel has room for.
@@ -108,7 +112,8 @@ impl Worker {
         }
     }
 
-    /// As [`finish`](Self::finish), for a program without a runtime.
+    /// As [`finish`](Self::finish), for a program without a runtime; under Node, after
+    /// [`disconnect_blocking`](Self::disconnect_blocking).
     pub fn finish_blocking(&self) {
         let link = &self.core.link;
         link.leave(Why::Ended);
