@@ -26,6 +26,9 @@ const TOLD: u32 = 8;
 /// Refused queries of one worker, within ten seconds, that are answered.
 const BORNE: u32 = 1000;
 
+/// As long as a path may be on Linux, in bytes.
+const PATH_MAX: usize = 4096;
+
 impl Driver {
     pub(in crate::cluster) fn hear_node(&mut self, worker: WorkerId, message: &Message) {
         match message.parse::<Value>() {
@@ -134,6 +137,10 @@ impl Driver {
             Asked::Stream { address: Address::Tcp(at), .. } => BoundAddress::Tcp(*at),
             Asked::Stream { address: Address::Any { port }, .. } => {
                 BoundAddress::Tcp((Ipv6Addr::UNSPECIFIED, *port).into())
+            }
+            // Longer than any path the kernel takes: made up.
+            Asked::Stream { address: Address::Unix(path), .. } if path.as_os_str().len() > PATH_MAX => {
+                return None;
             }
             Asked::Stream { address: Address::Unix(path), .. } => BoundAddress::Unix(path.clone()),
             _ => return None,
