@@ -1,11 +1,15 @@
 //! The only loop: wait, tell the core what happened, carry out what it decided.
+//!
+//! `driver/wait.rs` says how long it sleeps and on what, `driver/connections.rs` what a turn does about connections.
+
+mod connections;
+mod wait;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Time, WorkerId};
-use everycore_sys::descriptors::close_together;
 use everycore_sys::eventfd::EventFd;
 use everycore_sys::signals::{self, SignalPipe};
 
@@ -13,9 +17,8 @@ use super::adoption::Adoptions;
 use super::farewell::HeldBack;
 use super::fit;
 use super::handle::{Primary, Shared};
-use super::handoff::{Back, HandOff};
+use super::handoff::HandOff;
 use super::listener::{Listeners, Members};
-use super::member::{Side, Wish};
 use super::node::Preload;
 use super::notify::NotifySocket;
 use super::program::{Dialect, Program};
@@ -24,8 +27,7 @@ use super::scales::Scales;
 use super::secrets::{self, Rotation};
 use super::selector::Selector;
 use super::socket::Options;
-use super::sources::{Listen, Sources, Wake};
-use super::spread::{Drained, Routing};
+use super::sources::{Sources, Wake};
 use super::{Cluster, Observer, Outcome, Readiness, at_least_one, auto, orders};
 use crate::address::BoundAddress;
 use crate::cluster::event::Event;
@@ -318,266 +320,6 @@ impl Driver {
         self.rotate_secrets_when_due(instant);
         self.look_for_readiness(instant);
         self.weigh(instant);
-    }
-
-    // --- waiting ---
-
-    fn wait(&mut self) -> std::io::Result<()> {
-        let idle = self.channels.is_empty();
-        if idle
-            && self.busy
-            && let Some(gathering) = self.core.gather(self.now())
-        {
-            self.sources.wait(Listen::Off, Some(gathering), &mut self.wakes)?;
-            match self.listeners.only_watched() {
-                // The one that was busy before: trying to accept says all there is to know.
-                Some(key) => self.wakes.push(Wake::Listener(key)),
-                None => self.sources.look(&mut self.wakes)?,
-            }
-            return Ok(());
-        }
-        let listen = self.settle_starvation()?;
-        let limit = if idle { self.time_to_wait() } else { Some(Duration::ZERO) };
-        self.sources.wait(listen, limit, &mut self.wakes)?;
-        self.unwish();
-        Ok(())
-    }
-
-    /// Decides whether new connections are of interest, and asks busy workers to ring where they are not.
-    fn settle_starvation(&mut self) -> std::io::Result<Listen> {
-        let starved = self.listeners.starved();
-        let some_wait = self.listeners.waited_on().next().is_some();
-        if starved.is_empty() && !some_wait {
-            return Ok(Listen::On);
-        }
-        self.wish();
-        // What a worker finished before it could see the wish rings no bell.
-        self.observe();
-        let now = self.now();
-        let is_over = |key: &ListenerKey| {
-            let held_up = self.listeners.get(*key).is_some_and(|listening| listening.held_up);
-            !held_up && self.core.anyone_free(*key, now)
-        };
-        if starved.iter().any(is_over) {
-            self.wakes.extend(starved.iter().map(|key| Wake::Listener(*key)));
-            return Ok(Listen::Off);
-        }
-        let over = self.listeners.waits_over(&self.core, now);
-        if !over.is_empty() {
-            self.wakes.extend(over.into_iter().map(Wake::Listener));
-            return Ok(Listen::Off);
-        }
-        if self.listeners.all_starved() {
-            return Ok(Listen::Off);
-        }
-        // Others are served on: only the starved ones must not wake us for every connection.
-        for key in starved {
-            self.listeners.watch(key, false, &self.sources)?;
-        }
-        Ok(Listen::On)
-    }
-
-    fn wish(&mut self) {
-        for (worker, member) in &mut self.members {
-            let wish = match self.core.wake_at_closed(*worker) {
-                Some(at) => Wish::Closed(at),
-                None => Wish::Ready(self.core.wake_at(*worker)),
-            };
-            member.wish(wish);
-        }
-    }
-
-    fn unwish(&mut self) {
-        if !self.listeners.starved().is_empty() || self.listeners.waited_on().next().is_some() {
-            self.members.values_mut().for_each(|member| member.unwish());
-        }
-    }
-
-    fn time_to_wait(&mut self) -> Option<Duration> {
-        if !self.wakes.is_empty() {
-            return Some(Duration::ZERO);
-        }
-        let core = self.core.next_deadline().map(|deadline| deadline - self.now());
-        let instants = self
-            .members
-            .values()
-            .flat_map(|member| [member.requests.next_deadline(), member.sulks_until()])
-            .flatten()
-            .chain(self.listeners.next_retry())
-            .chain(self.listeners.next_abandoned())
-            .chain(self.readying.next_look())
-            .chain(self.scales.next())
-            .chain(self.next_rotation())
-            .min()
-            .map(|instant| instant.saturating_duration_since(Instant::now()));
-        let throttled =
-            self.members.values().any(|m| m.link.as_ref().is_some_and(|link| link.connection.is_throttled()));
-        // A worker that others wait for may come to count as stopped by the mere passing of time.
-        let waited_for = self.listeners.waited_on().next().is_some();
-        let left_over =
-            !self.remains.is_empty() || !self.held_back.is_empty() || self.adoptions.is_unsettled();
-        let untaken = throttled
-            || waited_for
-            || left_over
-            || self.members.values_mut().any(|member| member.has_untaken());
-        let tick = if untaken {
-            let tick = self.tick;
-            self.tick = (tick * 2).min(TICK.1);
-            Some(tick)
-        } else {
-            self.tick = TICK.0;
-            None
-        };
-        [core, instants, tick, self.watch].into_iter().flatten().min()
-    }
-
-    // --- connections ---
-
-    /// Reads every worker's counters into the core.
-    pub(super) fn observe(&mut self) {
-        self.pictured = false;
-        let now = self.now();
-        for (worker, member) in &mut self.members {
-            if member.is_served_by_hand() || self.watch.is_some() && member.tells_of_itself() {
-                let counters = member.counters();
-                self.core.observe(*worker, counters, now);
-            }
-        }
-    }
-
-    /// Accepts where connections wait, after taking back what stuck workers hold.
-    fn serve_listeners(&mut self) {
-        if self.mode == Mode::Shared {
-            if self.watch.is_some() {
-                self.observe();
-            }
-            return;
-        }
-        self.observe();
-        self.read_remains();
-        self.relieve_stuck();
-        let before = self.listeners.handed;
-        self.go_on_leaving();
-        let mut arriving = std::mem::take(&mut self.arriving);
-        arriving.extend(self.listeners.starved());
-        arriving.extend(self.listeners.waited_on());
-        arriving.sort_unstable();
-        arriving.dedup();
-        for key in arriving.drain(..) {
-            self.drain(key);
-        }
-        self.arriving = arriving;
-        self.warn_of_misnamed();
-        self.busy = self.listeners.handed > before;
-        if self.busy {
-            self.tick = TICK.0;
-        }
-    }
-
-    pub(super) fn drain(&mut self, key: ListenerKey) {
-        let now = self.now();
-        let drained = match self.core.is_served(key) {
-            true => {
-                let mut routing = Routing { selector: &mut self.selector, sources: &self.sources };
-                self.listeners.drain(key, &mut self.core, &mut self.members, &mut routing, now)
-            }
-            false => self.listeners.starve(key),
-        };
-        while let Some(worker) = self.listeners.touched() {
-            self.flush_handoffs(worker);
-        }
-        close_together(&mut self.gone);
-        // Also one that has starved meanwhile may still have to pause.
-        let is_paused = drained == Drained::Paused
-            || self.listeners.get(key).is_some_and(|listening| listening.is_paused());
-        let watch = !is_paused && drained != Drained::Unserved;
-        if drained == Drained::Paused && self.listeners.get(key).is_some_and(|l| l.is_watched()) {
-            self.tell(Event::Warning {
-                text:
-                    "accept: out of descriptors or memory; connections wait in the kernel's queue meanwhile"
-                        .into(),
-            });
-        }
-        if let Err(error) = self.listeners.watch(key, watch, &self.sources) {
-            self.tell(Event::Warning { text: format!("cannot watch a listener: {error}") });
-        }
-    }
-
-    /// A client whose first words decide where it goes has said something, or its time is over.
-    fn look_again(&mut self, number: u32, is_last: bool) {
-        let Some(router) = self.core.router() else { return };
-        let mut routing = Routing { selector: &mut self.selector, sources: &self.sources };
-        self.listeners.look_again(number, router, &mut routing, is_last);
-    }
-
-    /// Says it when the routing function names classes that there are not.
-    fn warn_of_misnamed(&mut self) {
-        for name in self.selector.take_misnamed() {
-            self.tell(Event::Warning {
-                text: format!(
-                    "route: the function names class {name:?}, which does not exist; the rules decide instead"
-                ),
-            });
-        }
-    }
-
-    /// Sends what was assigned to a worker; what does not fit is next for somebody else, and counted here.
-    pub(super) fn flush_handoffs(&mut self, worker: WorkerId) -> usize {
-        let Some(member) = self.members.get_mut(&worker) else { return 0 };
-        let left = member.flush_handoffs(&mut self.seq, &mut self.gone);
-        let is_node = matches!(member.side, Side::Node(_));
-        let count = left.len();
-        if !left.is_empty() {
-            self.core.returned(worker, left.len() as u64);
-            self.listeners.take_back(left);
-        }
-        if is_node {
-            self.flush_channel(worker);
-        }
-        count
-    }
-
-    /// Reads back what there was no room for when its worker gave it up.
-    pub(super) fn read_remains(&mut self) {
-        for (worker, mut channel) in std::mem::take(&mut self.remains) {
-            let mut back = Back::default();
-            let is_empty = channel.read_back(&mut back);
-            if let Some(member) = self.members.get_mut(&worker) {
-                member.gave_back(back.count());
-            }
-            self.came_back(worker, back);
-            if !is_empty {
-                self.remains.push((worker, channel));
-            }
-        }
-    }
-
-    fn relieve_stuck(&mut self) {
-        let now = self.now();
-        let stuck: Vec<WorkerId> = self.core.withdrawable(now).collect();
-        for worker in stuck {
-            self.withdraw(worker);
-        }
-    }
-
-    /// Takes back what a worker has not taken.
-    pub(super) fn withdraw(&mut self, worker: WorkerId) {
-        let Some(member) = self.members.get_mut(&worker) else { return };
-        let back = member.withdraw();
-        self.came_back(worker, back);
-    }
-
-    fn came_back(&mut self, worker: WorkerId, back: Back) {
-        self.core.returned(worker, back.arrivals.len() as u64);
-        self.listeners.take_back(back.arrivals);
-        if back.lost > 0 {
-            self.core.lost(worker, back.lost);
-            let text = format!(
-                "out of descriptors: connections that worker {worker} had not taken were lost on their way back: {}",
-                back.lost
-            );
-            self.tell(Event::Warning { text });
-        }
     }
 
     // --- observers ---
