@@ -199,6 +199,48 @@ fn large_messages_keep_their_handles() {
     }
 }
 
+/// Node reads 64 KiB at a time. A read that ends within a message that has a descriptor must not cost it its own.
+#[test]
+fn handles_stay_with_their_messages_wherever_a_read_ends() {
+    for codec in codecs() {
+        let Some(node) = Node::start(codec, Limits { unanswered: 32, ..Limits::default() }) else { return };
+        let connections = Connections::new();
+        for before in (64_000..65_536).step_by(97).chain([30_000, 100_000, 131_000]) {
+            // Everything is there before Node reads the first of it.
+            node.say(json!({"do": "echo"}));
+            node.hear();
+            node.process.signal(rustix::process::Signal::STOP.as_raw()).unwrap();
+            let mut clients = Vec::new();
+            node.connection(|connection| {
+                connection
+                    .queue(Message::json(&json!({"do": "echo", "pad": "x".repeat(before)})).unwrap())
+                    .unwrap();
+                for i in 0..16 {
+                    let (client, accepted) = connections.next();
+                    let value =
+                        json!({"do": "took", "i": i, "pad": "x".repeat([10, 10, 900, 40_000][i % 4])});
+                    connection.queue(Message::json(&value).unwrap().with_handle(accepted)).unwrap();
+                    clients.push(client);
+                }
+                connection.flush().unwrap();
+            });
+            node.process.signal(rustix::process::Signal::CONT.as_raw()).unwrap();
+            assert_eq!(node.hear()["do"], "echo");
+            for (i, client) in clients.iter().enumerate() {
+                let report = node.hear();
+                assert_eq!(
+                    (&report["i"], &report["port"]),
+                    (&json!(i), &json!(port(client))),
+                    "after {before} bytes"
+                );
+            }
+            node.say(json!({"do": "release"}));
+            assert_eq!(node.hear(), json!({"released": true}));
+        }
+        assert_eq!(node.connection(|connection| connection.faults()), Default::default());
+    }
+}
+
 #[test]
 fn every_kind_of_handle_becomes_what_it_is() {
     for codec in codecs() {

@@ -25,6 +25,10 @@ pub(crate) const SHARE: usize = 8 * 1024;
 /// would have them.
 pub(crate) const WITH_HANDLES: usize = 32 * 1024;
 
+/// What a Node process reads at once. It gives a descriptor to the first message that ends in the same read or a later
+/// one, and forgets the descriptor when a read brings another before: so none of ours may arrive before its message ends.
+const READ: usize = 64 * 1024;
+
 /// Pieces given to the kernel in one call.
 const SLICES: usize = 32;
 
@@ -97,6 +101,10 @@ pub(crate) struct Outbox {
     pieces: VecDeque<Piece>,
     /// How much of the front piece is written.
     written: usize,
+    /// Bytes written since the last descriptor, which is where a Node process's reading has stopped for sure.
+    plain: usize,
+    /// The front piece's descriptor goes with its last byte alone, which no read can cut in two.
+    apart: bool,
     bytes: usize,
     handles: usize,
     urgent: usize,
@@ -237,6 +245,7 @@ impl Outbox {
             if written >= TURN {
                 return Ok(Flush::More);
             }
+            self.set_apart();
             match self.write_once(socket) {
                 Ok(count) => {
                     written += count;
@@ -250,11 +259,26 @@ impl Outbox {
         Ok(Flush::Done)
     }
 
+    /// Before the front piece is begun: whether a read of Node's could end within it.
+    fn set_apart(&mut self) {
+        if self.written == 0 {
+            let carries = |piece: &&Piece| matches!(piece.cargo, Cargo::Parcel(_));
+            let length = self.pieces.front().filter(carries).map_or(0, |piece| piece.data.as_slice().len());
+            self.apart = length > 0 && self.plain + length > READ;
+        }
+    }
+
     /// One system call: the front piece with its descriptors, or all plain pieces in front of the next with some.
     fn write_once(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let front = self.pieces.front().expect("asked to write only while there is something");
         let rest = first(&front.data.as_slice()[self.written..], TURN);
-        let unsent = if self.written == 0 { front.cargo.handles() } else { &[] };
+        let mut unsent = if self.written == 0 { front.cargo.handles() } else { &[] };
+        if self.apart {
+            match rest.split_last() {
+                Some((_, front)) if !front.is_empty() => return scm_rights::send(socket, front, &[]),
+                _ => unsent = front.cargo.handles(),
+            }
+        }
         if !unsent.is_empty() {
             let fds: Vec<BorrowedFd<'_>> = unsent.iter().map(AsFd::as_fd).collect();
             return scm_rights::send(socket, rest, &fds);
@@ -283,6 +307,7 @@ impl Outbox {
     /// are closed here then.
     fn advance(&mut self, mut count: usize) {
         self.bytes -= count;
+        self.plain += count;
         while count > 0 {
             let front = self.pieces.front_mut().expect("no more is written than was there");
             if let Cargo::Handles(handles) = &mut front.cargo {
@@ -307,6 +332,7 @@ impl Outbox {
             self.urgent -= piece.data.as_slice().len();
         }
         if let Cargo::Parcel(parcel) = piece.cargo {
+            self.plain = 0;
             self.handles -= parcel.load.message.handles().len();
             self.parcels.push(parcel);
         }
