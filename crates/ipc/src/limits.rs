@@ -42,8 +42,8 @@ impl Limits {
     /// The same limits, as far as frames and stacks can bear them.
     pub(crate) fn sane(self) -> Self {
         Self {
-            // A V8 frame holds at most 2^31 - 1 bytes, and a native one counts in 32 bits.
-            frame: self.frame.min(i32::MAX as usize),
+            // A V8 frame holds at most 2^31 - 1 bytes, filled up to a multiple of 4, and a native one counts in 32 bits.
+            frame: self.frame.min(i32::MAX as usize - 3),
             depth: self.depth.min(128),
             queue_messages: self.queue_messages.max(1),
             ..self

@@ -19,6 +19,8 @@ use everycore_ipc::{
 use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(30);
+const STOP: i32 = 19;
+const CONT: i32 = 18;
 
 /// A Node process and our end of its channel.
 struct Node {
@@ -209,7 +211,7 @@ fn handles_stay_with_their_messages_wherever_a_read_ends() {
             // Everything is there before Node reads the first of it.
             node.say(json!({"do": "echo"}));
             node.hear();
-            node.process.signal(rustix::process::Signal::STOP.as_raw()).unwrap();
+            node.process.signal(STOP).unwrap();
             let mut clients = Vec::new();
             node.connection(|connection| {
                 connection
@@ -224,7 +226,7 @@ fn handles_stay_with_their_messages_wherever_a_read_ends() {
                 }
                 connection.flush().unwrap();
             });
-            node.process.signal(rustix::process::Signal::CONT.as_raw()).unwrap();
+            node.process.signal(CONT).unwrap();
             assert_eq!(node.hear()["do"], "echo");
             for (i, client) in clients.iter().enumerate() {
                 let report = node.hear();
@@ -238,6 +240,44 @@ fn handles_stay_with_their_messages_wherever_a_read_ends() {
             assert_eq!(node.hear(), json!({"released": true}));
         }
         assert_eq!(node.connection(|connection| connection.faults()), Default::default());
+    }
+}
+
+/// In the advanced mode Node 18 never recovers from a read that ends within a message's length: no read of ours does.
+#[test]
+fn a_read_may_end_anywhere_in_a_flood() {
+    for codec in codecs() {
+        let Some(node) = Node::start(codec, Limits::default()) else { return };
+        let queue = |connection: &mut Connection, length: usize| {
+            let value = json!({"do": "echo", "pad": "x".repeat(length)});
+            connection.queue(Message::json(&value).unwrap()).unwrap();
+        };
+        for before in (65_420..65_540).chain([30_000, 100_000, 131_000]) {
+            node.say(json!({"do": "echo"}));
+            node.hear();
+            // Everything is there before Node reads the first of it.
+            node.process.signal(STOP).unwrap();
+            node.connection(|connection| {
+                queue(connection, before);
+                (0..20).for_each(|length| queue(connection, length));
+                connection.flush().unwrap();
+            });
+            node.process.signal(CONT).unwrap();
+            for length in [before].into_iter().chain(0..20) {
+                assert_eq!(node.hear()["pad"].as_str().unwrap().len(), length, "{codec}, after {before}");
+            }
+        }
+        // And as it comes, with as much on its way as there is room for.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0..20_000 {
+                    node.say(json!({"do": "echo", "i": i, "pad": "x".repeat(i % 257)}));
+                }
+            });
+            for i in 0..20_000 {
+                assert_eq!(node.hear()["i"], i);
+            }
+        });
     }
 }
 

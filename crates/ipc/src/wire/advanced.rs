@@ -7,14 +7,28 @@ use super::v8::{self, Document, Frame, Object, PREFIX};
 use super::{Cut, Span, WireError};
 use crate::limits::Limits;
 
+/// Our frames end at multiples of this, filled up with zeros behind the value, which no reader looks at.
+///
+/// Node 18 never recovers from a read that ends within a frame's length. It reads 64 KiB or what is there, the kernel keeps
+/// what we write in parts of a multiple of this, and so a read ends in front of a length, behind it, or far from any.
+const ALIGNMENT: usize = PREFIX;
+
 /// The answer to a handle that arrived.
-pub(crate) const ACK: &[u8] = b"\0\0\0\x1b\xff\x0fo\"\x03cmd\"\x0fNODE_HANDLE_ACK{\x01";
+pub(crate) const ACK: &[u8] = b"\0\0\0\x1c\xff\x0fo\"\x03cmd\"\x0fNODE_HANDLE_ACK{\x01\0";
 /// The answer to a handle that did not.
 pub(crate) const NACK: &[u8] = b"\0\0\0\x1c\xff\x0fo\"\x03cmd\"\x10NODE_HANDLE_NACK{\x01";
 
+/// What stands in front of a payload of this length, and behind it.
+pub(crate) fn around(length: usize) -> ([u8; PREFIX], &'static [u8]) {
+    let padding = &[0; ALIGNMENT][..length.next_multiple_of(ALIGNMENT) - length];
+    // Longer ones than 2³¹ - 4 are refused before.
+    (((length + padding.len()) as u32).to_be_bytes(), padding)
+}
+
 /// Finds the end of the frame at the front of `bytes`.
 pub(crate) fn cut(bytes: &[u8], limits: &Limits) -> Result<Cut, WireError> {
-    match v8::split_frame(bytes, &inner_limits(limits)) {
+    let padded = v8::Limits { bytes: limits.frame.saturating_add(ALIGNMENT - 1), ..inner_limits(limits) };
+    match v8::split_frame(bytes, &padded) {
         Ok(Frame::Whole(payload)) => {
             let total = PREFIX + payload.len();
             Ok(Cut::Frame(Span { payload: PREFIX..total, total }))
@@ -38,7 +52,8 @@ pub(crate) fn read(payload: &[u8], limits: &Limits) -> Result<Heard, WireError> 
         Some(first) => return Err(WireError::NotV8 { first: *first }),
     }
     let whole = Payload::At(0..payload.len());
-    if payload == &ACK[PREFIX..] {
+    // As Node writes it, or as we do.
+    if payload.strip_prefix(&ACK[PREFIX..ACK.len() - 1]).is_some_and(|rest| matches!(rest, [] | [0])) {
         return Ok(Heard::Ack);
     }
     if !may_be_internal(payload) {
@@ -101,8 +116,11 @@ pub(crate) fn wrap(payload: &[u8], wrapping: &Wrapping<'_>) -> Result<Vec<u8>, v
     let outer = document.add(Object::plain(fields));
     document.set_root(outer);
     let mut frame = Vec::with_capacity(payload.len() + 128);
-    document
-        .append_frame(&mut frame, &v8::Limits { bytes: usize::MAX, depth: 130, ..v8::Limits::default() })?;
+    frame.extend_from_slice(&[0; PREFIX]);
+    document.append_to(&mut frame, &v8::Limits { bytes: usize::MAX, depth: 130, ..v8::Limits::default() })?;
+    let (length, padding) = around(frame.len() - PREFIX);
+    frame[..PREFIX].copy_from_slice(&length);
+    frame.extend_from_slice(padding);
     Ok(frame)
 }
 

@@ -165,14 +165,12 @@ impl Connection {
         };
         // Only text and a number: there is a form for that.
         let Ok(payload) = payload else { return };
-        let mut frame = Vec::with_capacity(payload.len() + 4);
-        if self.codec == Codec::Advanced {
-            frame.extend_from_slice(&(payload.len() as u32).to_be_bytes());
-        }
-        frame.extend_from_slice(&payload);
-        if self.codec == Codec::Json {
-            frame.push(b'\n');
-        }
+        let (length, padding) = advanced::around(payload.len());
+        let (front, back): (&[u8], &[u8]) = match self.codec {
+            Codec::Advanced => (&length, padding),
+            _ => (&[], b"\n"),
+        };
+        let frame = [front, &payload[..], back].concat();
         self.outbox.push_urgent(&frame);
     }
 }

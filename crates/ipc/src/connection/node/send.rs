@@ -117,9 +117,9 @@ impl Connection {
     }
 
     fn push_plain(&mut self, payload: Bytes) {
-        let length = (payload.len() as u32).to_be_bytes();
+        let (length, padding) = advanced::around(payload.len());
         let (front, back): (&[u8], &[u8]) = match self.codec {
-            Codec::Advanced => (&length, &[]),
+            Codec::Advanced => (&length, padding),
             _ => (&[], b"\n"),
         };
         if payload.len() < SHARE {
