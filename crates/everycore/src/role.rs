@@ -1,7 +1,7 @@
 //! Which half of the program this process runs, decided once from what it finds at its start.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,8 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// A worker is known by an inherited channel, named in the variable `EVERYCORE_CHANNEL`. The variable is removed, so
 /// that programs this one starts do not take themselves for workers; one without a channel to match, inherited by
 /// accident, means *primary*. The same holds for `NODE_CHANNEL_FD` together with `NODE_UNIQUE_ID`: then the primary is a
-/// real Node process, and this one a worker of its `cluster`.
+/// real Node process, and this one a worker of its `cluster`. The channel of a plain fork is another one, and is left to
+/// [`everycore_ipc::parent`], whichever is asked first.
 ///
 /// ```no_run
 /// use everycore::Role;
@@ -58,7 +59,8 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// ```
 ///
 /// # Errors
-/// [`Error::RoleTooLate`] when threads run already, a started runtime for instance; [`Error::Setting`] the second time;
+/// [`Error::RoleTooLate`] when threads run already, a started runtime for instance; [`Error::Setting`] the second time,
+/// and in a worker of Node's whose channel [`everycore_ipc::parent`] has given out;
 /// [`Error::Channel`] or [`Error::Protocol`] when the primary does not say who this worker is.
 pub fn role() -> Result<Role> {
     if !inherit::is_single_threaded() {
@@ -71,10 +73,7 @@ pub fn role() -> Result<Role> {
                 .into(),
         ));
     }
-    let found =
-        inherit::take_environment(&[CHANNEL_VARIABLE]).map_err(|_| Error::RoleTooLate { threads: 2 })?;
-    let channel = found.into_iter().flatten().next().and_then(|value| inherited(value.to_str()?));
-    Ok(match channel {
+    Ok(match in_cluster()? {
         Some(channel) => Role::Worker(join(channel)?),
         None => match under_node()? {
             Some(inherited) => Role::Worker(join_node(inherited)?),
@@ -83,23 +82,40 @@ pub fn role() -> Result<Role> {
     })
 }
 
+/// The channel that a primary of ours has left to this process. A variable of another form is not about one, and stays.
+fn in_cluster() -> Result<Option<OwnedFd>> {
+    let Some(value) = std::env::var(CHANNEL_VARIABLE).ok().filter(|value| channel_of(value).is_some()) else {
+        return Ok(None);
+    };
+    inherit::take_environment(&[CHANNEL_VARIABLE]).map_err(|_| Error::RoleTooLate { threads: 2 })?;
+    Ok(inherited(&value))
+}
+
 /// What a `cluster` of Node's has left to this process. A channel without a worker's number is that of a plain `fork`, and
-/// is left to [`everycore_ipc::parent`].
+/// so is one in a way of writing that Node has not: they are left to [`everycore_ipc::parent`].
 fn under_node() -> Result<Option<Inherited>> {
-    if std::env::var_os(UNIQUE_ID).is_none() {
+    if everycore_ipc::has_taken_worker() {
+        return Err(Error::Setting(
+            "this process is a worker of Node's cluster, and everycore_ipc has given out its channel; call \
+             everycore::role() instead, or before"
+                .into(),
+        ));
+    }
+    let is_native = std::env::var(SERIALIZATION_MODE).is_ok_and(|mode| mode == Codec::Native.to_string());
+    if is_native || std::env::var_os(UNIQUE_ID).is_none() {
         return Ok(None);
     }
-    match everycore_ipc::inherited() {
-        Ok(inherited) => Ok(inherited.filter(|inherited| inherited.codec != Codec::Native)),
-        Err(error) => Err(Error::Channel {
-            doing: "taking over what Node has left in the environment",
-            source: io::Error::other(error),
-        }),
-    }
+    everycore_ipc::inherited().map_err(|error| Error::Channel {
+        doing: "taking over what Node has left in the environment",
+        source: io::Error::other(error),
+    })
 }
 
 /// Node's variable for a worker's number.
 const UNIQUE_ID: &str = "NODE_UNIQUE_ID";
+
+/// Node's variable for how messages are written.
+const SERIALIZATION_MODE: &str = "NODE_CHANNEL_SERIALIZATION_MODE";
 
 /// Says that this worker is there. Node says nothing by itself: who the worker is stands in the environment.
 pub(crate) fn join_node(inherited: Inherited) -> Result<Worker> {
@@ -135,8 +151,16 @@ fn program_name() -> String {
 
 /// The channel the variable speaks of; `None` when it is not here, or is another one by now.
 fn inherited(variable: &str) -> Option<OwnedFd> {
+    let (number, identity) = channel_of(variable)?;
+    inherit::adopt_fd(number, &[Expect::UnixStream, Expect::Identity(identity.as_ref())]).ok()
+}
+
+/// Number and identity in the variable; `None` when it says something else.
+fn channel_of(variable: &str) -> Option<(RawFd, &str)> {
     let (number, identity) = variable.split_once(',')?;
-    inherit::adopt_fd(number.parse().ok()?, &[Expect::UnixStream, Expect::Identity(identity.as_ref())]).ok()
+    let (device, inode) = identity.split_once(':')?;
+    let is_number = |text: &str| text.parse::<u64>().is_ok();
+    (is_number(device) && is_number(inode)).then_some((number.parse().ok()?, identity))
 }
 
 /// Reads the welcome and answers it.

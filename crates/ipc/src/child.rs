@@ -20,6 +20,7 @@ use crate::channel::Channel;
 use crate::connection::{ChannelError, Received, SendError};
 use crate::handle::Handle;
 use crate::message::{Incoming, Message, Outgoing};
+pub use environment::OURS_ALONE;
 pub(crate) use environment::{CHANNEL_FD, CHANNEL_IDENTITY, SERIALIZATION_MODE, UNIQUE_ID};
 pub use error::ForkError;
 pub use fork::{ChildParts, Fork, fork};

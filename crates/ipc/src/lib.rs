@@ -21,12 +21,14 @@ mod sockets;
 mod wire;
 
 pub use channel::Channel;
-pub use child::{Child, ChildParts, Event, Fork, ForkError, Stdio, fork};
+pub use child::{Child, ChildParts, Event, Fork, ForkError, OURS_ALONE, Stdio, fork};
 pub use connection::{ChannelError, Connection, Faults, Flush, Received, SendError};
 pub use everycore_sys::{ExitStatus, PidFd};
 pub use handle::{Handle, HandleError, HandleKind};
 pub use limits::Limits;
 pub use message::{Cause, Format, Incoming, Kind, Message, MessageError, Outgoing};
+#[doc(hidden)]
+pub use parent::has_taken_worker;
 pub use parent::{Inherited, ParentError, inherited, parent};
 pub use sockets::OpenSocket;
 pub use wire::{Codec, WireError, v8};

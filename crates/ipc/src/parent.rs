@@ -21,6 +21,9 @@ use crate::wire::Codec;
 /// The channel was given out; whoever asks again is told so.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
+/// It was that of a worker of Node's `cluster`.
+static TAKEN_OF_WORKER: AtomicBool = AtomicBool::new(false);
+
 /// The channel to whoever forked this process, Rust or Node; `None` when nobody did.
 ///
 /// Call it first thing in `main`, before a runtime or any thread is started. The channel can be made before the runtime
@@ -75,8 +78,15 @@ pub fn inherited() -> Result<Option<Inherited>, ParentError> {
     };
     let Some(socket) = take_socket(&number, mode.as_deref(), identity.as_deref()) else { return Ok(None) };
     TAKEN.store(true, Ordering::Release);
+    TAKEN_OF_WORKER.store(unique_id.is_some(), Ordering::Release);
     let unique_id = unique_id.and_then(|id| id.into_string().ok());
     Ok(Some(Inherited { socket, codec: codec(mode)?, unique_id }))
+}
+
+/// Whether this process is a worker of Node's `cluster` and [`parent`] or [`inherited`] has given out its channel: nothing
+/// in the environment shows that any more, and it must not take itself for a primary.
+pub fn has_taken_worker() -> bool {
+    TAKEN_OF_WORKER.load(Ordering::Acquire)
 }
 
 /// The socket that the variables speak of, if it is there and can be it.

@@ -299,7 +299,7 @@ fn stale_variables_are_nobodys() {
             (ROLE, "nobody"),
             ("NODE_CHANNEL_FD", number),
             ("NODE_CHANNEL_SERIALIZATION_MODE", mode),
-            ("EVERYCORE_CHANNEL", &wrong),
+            ("EVERYCORE_CHANNEL_IDENTITY", &wrong),
             ("NODE_UNIQUE_ID", "1"),
         ];
         program.env = pairs.map(|(name, value)| (name.into(), value.into())).into();

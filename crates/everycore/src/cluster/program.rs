@@ -6,28 +6,11 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::{fmt, io};
 
+use everycore_ipc::OURS_ALONE;
+
 use super::route::Launch;
 
 use super::node::NodeSettings;
-
-/// Variables that would mislead a worker if they came from this process's own environment.
-const STALE: [&str; 15] = [
-    "NODE_CHANNEL_FD",
-    "NODE_CHANNEL_SERIALIZATION_MODE",
-    "NODE_UNIQUE_ID",
-    "WATCH_REPORT_DEPENDENCIES",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-    "NOTIFY_SOCKET",
-    "EVERYCORE_CHANNEL",
-    "EVERYCORE_NAME",
-    "EVERYCORE_WORKER",
-    "EVERYCORE_SLOT",
-    "EVERYCORE_GENERATION",
-    "EVERYCORE_CLASS",
-    "EVERYCORE_PRELOAD",
-];
 
 /// What is known of a worker before it is started.
 #[derive(Clone, Debug)]
@@ -193,7 +176,7 @@ impl Program {
 /// This process's environment without what must not be inherited, with `set` on top; a later setting of a name wins.
 pub(crate) fn environment(set: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<(OsString, OsString)> = std::env::vars_os()
-        .filter(|(name, _)| !STALE.iter().any(|stale| OsStr::new(stale) == name))
+        .filter(|(name, _)| !OURS_ALONE.iter().any(|ours| OsStr::new(ours) == name))
         .collect();
     for (name, value) in set {
         environment.retain(|(known, _)| *known != name);

@@ -13,16 +13,39 @@ pub(crate) const CHANNEL_FD: &str = "NODE_CHANNEL_FD";
 pub(crate) const SERIALIZATION_MODE: &str = "NODE_CHANNEL_SERIALIZATION_MODE";
 
 /// Which socket the channel is, so that the child can tell it from another one that happens to have its number. Only
-/// with `native`: a Node process in between would pass it on to children that it does not belong to.
-pub(crate) const CHANNEL_IDENTITY: &str = "EVERYCORE_CHANNEL";
+/// with `native`: a Node process in between would pass it on to children that it does not belong to. Not
+/// `EVERYCORE_CHANNEL`: that is a cluster's, and its workers look for both.
+pub(crate) const CHANNEL_IDENTITY: &str = "EVERYCORE_CHANNEL_IDENTITY";
 
 /// Makes a Node program the worker of a cluster.
 pub(crate) const UNIQUE_ID: &str = "NODE_UNIQUE_ID";
 
-/// What a parent or `node --watch` told this process, and nobody it starts. A child gets them only when they are set
-/// for it.
-const OURS_ALONE: [&str; 5] =
-    [CHANNEL_FD, SERIALIZATION_MODE, CHANNEL_IDENTITY, UNIQUE_ID, "WATCH_REPORT_DEPENDENCIES"];
+/// Variables that were meant for this process and nobody it starts: a child that found them would take a descriptor it
+/// has not for its channel, say that somebody else is ready, or count itself among a cluster's workers. A child of ours,
+/// forked or a cluster's, has them only where they are set for it.
+pub const OURS_ALONE: &[&str] = &[
+    // Of a parent, Node or not, and of `node --watch`.
+    CHANNEL_FD,
+    SERIALIZATION_MODE,
+    CHANNEL_IDENTITY,
+    UNIQUE_ID,
+    "WATCH_REPORT_DEPENDENCIES",
+    // Of a service manager, and of a cluster in its place.
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    // Of a cluster.
+    "EVERYCORE_CHANNEL",
+    "EVERYCORE_NAME",
+    "EVERYCORE_WORKER",
+    "EVERYCORE_SLOT",
+    "EVERYCORE_GENERATION",
+    "EVERYCORE_CLASS",
+    "EVERYCORE_PRELOAD",
+];
 
 /// How a child's environment differs from ours.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +78,7 @@ impl Environment {
         inherited: impl Iterator<Item = (OsString, OsString)>,
     ) -> Vec<(OsString, OsString)> {
         let mut seen: HashSet<OsString> = self.changes.iter().map(|(name, _)| name.clone()).collect();
-        seen.extend(OURS_ALONE.map(OsString::from));
+        seen.extend(OURS_ALONE.iter().map(OsString::from));
         let mut block = first;
         let own: HashSet<OsString> = block.iter().map(|(name, _)| name.clone()).collect();
         let changes = self.changes.iter().filter(|(name, _)| !own.contains(name.as_os_str()));
@@ -86,6 +109,8 @@ mod tests {
             ("GONE", "x"),
             (CHANNEL_FD, "9"),
             (UNIQUE_ID, "4"),
+            ("NOTIFY_SOCKET", "@x"),
+            ("EVERYCORE_CHANNEL", "3,1:2"),
         ]);
         let mut environment = Environment::default();
         environment.change("A".into(), Some("older".into()));

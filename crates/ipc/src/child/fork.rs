@@ -183,7 +183,8 @@ impl Fork {
         self
     }
 
-    /// Sets a variable of its environment, which otherwise is ours without the variables that were meant for us alone.
+    /// Sets a variable of its environment, which otherwise is ours without the variables that were meant for us alone
+    /// ([`OURS_ALONE`](crate::OURS_ALONE)).
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.change(name.into(), Some(value.into()));
         self
