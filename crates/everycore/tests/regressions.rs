@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -163,12 +163,18 @@ fn gives_up_its_listener() {
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
     // Past the time after which a worker that takes nothing is looked at.
-    std::thread::sleep(Duration::from_millis(1500));
+    unanswered(&running, Duration::from_millis(1500));
     let before = processor_time();
-    std::thread::sleep(Duration::from_secs(1));
+    unanswered(&running, Duration::from_secs(1));
     let used = processor_time() - before;
     assert!(used < Duration::from_millis(300), "the primary used {used:?} of a second for nothing");
     stop(running);
+}
+
+/// The primary's own clock: a question is given up when its time is over.
+fn unanswered(running: &Running, within: Duration) {
+    let answer = running.primary().request(1, "anybody?", within).unwrap().wait();
+    assert!(matches!(answer, Err(Error::TimedOut { .. })), "{answer:?}");
 }
 
 fn request_without_end() {
@@ -274,7 +280,9 @@ fn read_back_waits_for_descriptors() {
     let (running, _told, [one, other]) = stopped_servers();
     let connections = || running.primary().snapshot().unwrap().connections;
     // One that was stopped in the middle of a turn is known to be busy and gets nothing: once more, then.
+    let deadline = Instant::now() + PATIENCE;
     let mut waiting = loop {
+        assert!(Instant::now() < deadline, "both workers are never handed anything while they are stopped");
         let mut clients = clients(address(&running), 4);
         let soon = Instant::now() + Duration::from_millis(500);
         while connections().outstanding < 2 && Instant::now() < soon {}
@@ -310,8 +318,10 @@ fn read_back_waits_for_descriptors() {
 
 fn old_port_closes() {
     let (tell, told) = channel();
-    // Two addresses that were free a moment ago.
-    let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    // Ports that were free a moment ago, on an address of this process alone.
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let host = Ipv4Addr::new(127, high | 0x80, middle, low);
+    let free = [(); 2].map(|()| TcpListener::bind((host, 0)).unwrap());
     let [old, new] = free.map(|listener| listener.local_addr().unwrap());
     let running = Cluster::builder()
         .workers(2)

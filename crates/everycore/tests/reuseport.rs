@@ -10,18 +10,22 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use support::{Example, PATIENCE, number_after, signal_pid, until};
+use support::{Example, PATIENCE, example, number_after, signal_pid, until};
 
 const HUP: i32 = 1;
 const KILL: i32 = 9;
 const TERM: i32 = 15;
+const CONT: i32 = 18;
 const STOP: i32 = 19;
 const TTIN: i32 = 21;
 const TTOU: i32 = 22;
+const WINCH: i32 = 28;
 
 /// A server with its address and the pids of its workers by slot.
 fn serve(args: &[&str]) -> (Example, SocketAddr, BTreeMap<u32, u32>) {
-    let server = Example::start("reuseport", args);
+    // A session of its own has no terminal, also where the tests have one.
+    let program = example("reuseport").into_os_string().into_string().unwrap();
+    let server = Example::start_program("setsid", &[&[program.as_str()], args].concat(), &[]);
     let workers: u32 = args[1].parse().unwrap();
     let lines: Vec<String> = (0..workers).map(|_| server.line_with("listens on")).collect();
     let address = lines[0].rsplit(['/', ' ']).next().unwrap().parse().unwrap();
@@ -127,6 +131,23 @@ fn a_socket_of_a_slot_that_was_scaled_away_stays_open_while_there_is_nobody_to_a
     signal_pid(pids[&0], KILL);
     server.line_with("killed");
     assert_eq!(waiting.iter_mut().map(slot).collect::<BTreeSet<u32>>(), BTreeSet::from([0]));
+    stop(server);
+}
+
+#[test]
+fn whoever_comes_while_all_workers_are_let_go_is_served_by_those_who_come_back() {
+    let (server, address, pids) = serve(&["127.0.0.1:0", "2"]);
+    // Some lie in the sockets already when their workers are told to go, the others find none.
+    pids.values().for_each(|pid| signal_pid(*pid, STOP));
+    let mut waiting: Vec<TcpStream> = (0..100).map(|_| connect(address)).collect();
+    server.signal(WINCH);
+    pids.values().for_each(|pid| signal_pid(*pid, CONT));
+    server.line_with("exited");
+    server.line_with("exited");
+    waiting.extend((0..100).map(|_| connect(address)));
+    server.signal(HUP);
+    waiting.iter_mut().map(slot).for_each(|slot| assert!(slot < 2, "{slot}"));
+    until("both slots serve", || slots(address, 50) == BTreeSet::from([0, 1]));
     stop(server);
 }
 

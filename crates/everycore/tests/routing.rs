@@ -157,7 +157,7 @@ fn first_words_choose_the_class_and_are_read_again() {
 
 #[test]
 fn whoever_says_nothing_is_served_when_its_time_is_over_and_costs_nothing_before() {
-    let (server, address) = by_bytes("700");
+    let (server, address) = by_bytes("1500");
     let began = Instant::now();
     let mut silent: Vec<TcpStream> = (0..50).map(|_| connect(address, 1)).collect();
     let before = cpu_ticks(server.pid());
@@ -165,7 +165,7 @@ fn whoever_says_nothing_is_served_when_its_time_is_over_and_costs_nothing_before
         stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     }
     assert!(silent[0].read(&mut [0]).is_err());
-    while began.elapsed() < Duration::from_millis(700) {
+    while began.elapsed() < Duration::from_millis(1500) {
         // Others are served meanwhile.
         let mut loud = connect(address, 1);
         loud.write_all(b"GOLD\n").unwrap();
@@ -173,7 +173,7 @@ fn whoever_says_nothing_is_served_when_its_time_is_over_and_costs_nothing_before
         std::thread::park_timeout(Duration::from_millis(100));
     }
     let used = cpu_ticks(server.pid()) - before;
-    assert!(used < 20, "the primary used {used} ticks of 10 ms");
+    assert!(used < 30, "the primary used {used} ticks of 10 ms");
     // By now they belong to `plain`, whatever they say.
     until("their time is over for the primary too", || {
         let mut late = silent.pop().unwrap();
