@@ -1,3 +1,6 @@
+use rustix::io::Errno;
+
+use super::grants::PER_WORKER;
 use super::*;
 
 fn id(worker: u32) -> WorkerId {
