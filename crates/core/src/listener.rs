@@ -87,6 +87,9 @@ pub(crate) enum Observed {
     Recovered,
 }
 
+/// Listeners a worker is known to have served before. More than a worker has at once.
+const FORMER: usize = 1024;
+
 /// One hand-off's weight in the fading count.
 const RECENT_ONE: u32 = 1 << 16;
 /// The fading count remembers about this many hand-offs.
@@ -125,9 +128,14 @@ impl HandOffs {
     }
 
     pub(crate) fn stopped_listening(&mut self, listener: ListenerKey) {
-        self.listeners.retain(|&served| served != listener);
-        if !self.former.contains(&listener) {
-            self.former.push(listener);
+        let Ok(place) = self.listeners.binary_search(&listener) else { return };
+        self.listeners.remove(place);
+        if let Err(place) = self.former.binary_search(&listener) {
+            self.former.insert(place, listener);
+            // Keys are never used again, so the smallest is the one most likely to be of a listener that is no more.
+            if self.former.len() > FORMER {
+                self.former.remove(0);
+            }
         }
     }
 

@@ -76,7 +76,14 @@ fn s8_tcp_with_exits_logged_by_code_and_signal() {
 
 #[test]
 fn s9_one_bind_per_address_for_all_workers() {
-    let example = Example::start("s09_listen", &["127.0.0.1:0"]);
+    for policy in ["rr", "none"] {
+        one_bind_per_address(policy);
+    }
+}
+
+fn one_bind_per_address(policy: &str) {
+    let env = [("NODE_CLUSTER_SCHED_POLICY", policy)];
+    let example = Example::start_with("s09_listen", &["127.0.0.1:0"], &env);
     let mut ports: HashMap<u32, Vec<SocketAddr>> = HashMap::new();
     let mut refusals = 0;
     while ports.values().map(Vec::len).sum::<usize>() < 6 || refusals < 2 {

@@ -106,6 +106,14 @@ fn claims_that_are_not_true() {
 }
 
 #[test]
+fn a_flood_of_ends_of_listeners_it_never_had_changes_nothing() {
+    let mut flood = internal(r#"{"act":"hello","version":1}"#);
+    (0..80_000).for_each(|key| flood.extend(internal(&format!(r#"{{"act":"closed","key":{key}}}"#))));
+    flood.extend(internal(r#"{"act":"dance"}"#));
+    costs_only_itself("closed", &flood, "unknown act 'dance'");
+}
+
+#[test]
 fn a_flood_of_questions_for_the_secrets_grows_nothing_and_is_read_to_its_end() {
     let mut flood = internal(r#"{"act":"hello","version":1}"#);
     (0..80_000).for_each(|_| flood.extend(internal(r#"{"act":"secrets"}"#)));

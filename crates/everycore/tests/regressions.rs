@@ -29,7 +29,7 @@ const STOP: i32 = 19;
 /// A name, and what is to hold.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 13] = [
     ("a_worker_that_gives_up_its_last_listener_does_not_keep_the_primary_busy", gives_up_its_listener),
     ("a_request_without_end_is_one", request_without_end),
     ("an_observer_that_panics_ends_the_wait_of_others", observer_panics),
@@ -39,6 +39,8 @@ const CASES: [Case; 11] = [
     ("a_signal_during_a_stop_forgets_nobody_who_waits", signal_during_stop),
     ("what_is_read_back_waits_for_descriptors_to_be_read_back_with", read_back_waits_for_descriptors),
     ("a_port_of_the_old_version_closes_after_a_reload", old_port_closes),
+    ("a_port_of_a_worker_that_was_replaced_closes", replaced_workers_port_closes),
+    ("a_limit_may_be_for_ever", forever_is_a_limit),
     ("a_grandchild_that_talks_does_not_keep_the_primary_from_its_work", talking_grandchild),
     ("workers_that_talk_without_end_do_not_keep_clients_waiting", talking_workers),
 ];
@@ -76,6 +78,8 @@ async fn work(worker: Worker) -> everycore::Result<()> {
         Some("listen") => {
             greet(worker.listen(args[worker.generation().min(2) as usize].as_str()).await?).await;
         }
+        // The first worker listens here, the next one there.
+        Some("move") => greet(worker.listen(args[worker.id().min(2) as usize].as_str()).await?).await,
         _ => {}
     }
     if std::env::args().nth(1).as_deref() == Some("talk") {
@@ -316,24 +320,34 @@ fn read_back_waits_for_descriptors() {
     stop(running);
 }
 
-fn old_port_closes() {
-    let (tell, told) = channel();
-    // Ports that were free a moment ago, on an address of this process alone.
+/// Two addresses that were free a moment ago, on a host of this process alone.
+fn two_addresses() -> [SocketAddr; 2] {
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     let host = Ipv4Addr::new(127, high | 0x80, middle, low);
     let free = [(); 2].map(|()| TcpListener::bind((host, 0)).unwrap());
-    let [old, new] = free.map(|listener| listener.local_addr().unwrap());
+    free.map(|listener| listener.local_addr().unwrap())
+}
+
+/// Workers that listen at the first of two addresses, then at the second.
+fn movers(kind: &str, workers: usize, [old, new]: [SocketAddr; 2]) -> (Running, Receiver<Event>) {
+    let (tell, told) = channel();
     let running = Cluster::builder()
-        .workers(2)
+        .workers(workers)
         .signals(false)
         .graceful_timeout(Duration::from_millis(500))
-        .args(["listen".to_owned(), old.to_string(), new.to_string()])
+        .args([kind.to_owned(), old.to_string(), new.to_string()])
         .on_event(move |_, event| drop(tell.send(event)))
         .start()
         .unwrap();
-    for _ in 0..2 {
+    for _ in 0..workers {
         await_event(&told, |event| matches!(event, Event::Ready { .. }));
     }
+    (running, told)
+}
+
+fn old_port_closes() {
+    let [old, new] = two_addresses();
+    let (running, told) = movers("listen", 2, [old, new]);
     each_is_greeted(&mut clients(old, 4));
     running.primary().reload().unwrap();
     await_event(&told, |event| matches!(event, Event::ReloadDone { .. }));
@@ -341,6 +355,40 @@ fn old_port_closes() {
     wait_until("the old version's port is closed", || TcpStream::connect(old).is_err());
     each_is_greeted(&mut clients(new, 4));
     stop(running);
+}
+
+fn replaced_workers_port_closes() {
+    let [old, new] = two_addresses();
+    let (running, told) = movers("move", 1, [old, new]);
+    running.primary().kill(1, KILL).unwrap();
+    await_event(&told, |event| matches!(event, Event::Ready { .. }));
+    each_is_greeted(&mut clients(new, 4));
+    wait_until("the port that nobody serves is closed", || TcpStream::connect(old).is_err());
+    each_is_greeted(&mut clients(new, 4));
+    stop(running);
+}
+
+fn forever_is_a_limit() {
+    let (tell, told) = channel();
+    let running = Cluster::builder()
+        .workers(1)
+        .signals(false)
+        .bind("a", "127.0.0.1:0")
+        .unwrap()
+        .start_timeout(Duration::MAX)
+        .graceful_timeout(Duration::MAX)
+        .term_timeout(Duration::MAX)
+        .hung_timeout(Duration::MAX)
+        .args(["serve"])
+        .on_event(move |_, event| drop(tell.send(event)))
+        .start()
+        .unwrap();
+    await_event(&told, |event| matches!(event, Event::Ready { .. }));
+    running.primary().reload().unwrap();
+    await_event(&told, |event| matches!(event, Event::ReloadDone { .. }));
+    each_is_greeted(&mut clients(address(&running), 4));
+    running.primary().stop(Urgency::Graceful).unwrap();
+    running.wait().unwrap();
 }
 
 fn observer_panics() {

@@ -68,3 +68,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_worker_says_it_serves_no_more_is_known_only_if_it_served_it_and_never_without_end() {
+    let mut handoffs = HandOffs::new(Time::ZERO);
+    handoffs.stopped_listening(ListenerKey::new(7));
+    assert!(!handoffs.has_served(ListenerKey::new(7)));
+    for key in 1..=5000 {
+        handoffs.listens(ListenerKey::new(key));
+        handoffs.stopped_listening(ListenerKey::new(key));
+    }
+    assert!(handoffs.has_served(ListenerKey::new(5000)));
+    assert_eq!(handoffs.ever_served().count(), FORMER);
+}

@@ -10,6 +10,15 @@ impl Primary {
         self.place(worker).is_none_or(|place| self.workers[place].is_leaving())
     }
 
+    /// Whether everybody is there: every slot has its worker, ready or told to leave, or is left empty for good, and
+    /// nothing is being reloaded or stopped.
+    pub fn is_settled(&self) -> bool {
+        let calm = self.reload.is_none() && self.stopping.is_none();
+        let filled = |slot| !matches!(self.slot_state(slot), Some(SlotState::Open | SlotState::Waiting(_)));
+        calm && self.workers.iter().all(|worker| worker.is_ready() || worker.is_leaving())
+            && (0..self.seats.len() as u32).map(Slot::new).all(filled)
+    }
+
     /// Who fills a slot; `None` for one that is not to be filled.
     pub fn slot_state(&self, slot: Slot) -> Option<SlotState> {
         let seat = self.seats.get(slot.get() as usize)?;

@@ -1,10 +1,12 @@
 //! What workers say on their channels, and how they end.
 
+use std::time::Instant;
+
 use everycore_core::{Event as CoreEvent, ExitStatus, ListenerKey, WorkerId};
 use everycore_ipc::{ChannelError, Incoming, Message, Outgoing, Received, SendError};
 
 use super::Readiness;
-use super::driver::Driver;
+use super::driver::{Driver, later};
 use super::event::Event;
 use super::handoff::HandOff;
 use super::member::{Side, Written};
@@ -175,7 +177,13 @@ impl Driver {
                 }
                 self.listening(worker, listener);
             }
-            FromWorker::Closed { key } => self.closed_listener(worker, ListenerKey::new(key)),
+            FromWorker::Closed { key } => {
+                let listener = ListenerKey::new(key);
+                // It may have closed here meanwhile. Of one it was never given there is nothing to close either.
+                if self.listeners.is_held(listener, worker) {
+                    self.closed_listener(worker, listener);
+                }
+            }
             FromWorker::Secrets => self.share_secrets(worker),
             FromWorker::Ready => self.order(CoreEvent::Ready { worker }),
             FromWorker::Leaving => {
@@ -210,7 +218,8 @@ impl Driver {
             self.remains.push((worker, channel));
             self.read_remains();
         }
-        self.listeners.closed_by(worker, listener, &self.sources, self.core.is_leaving(worker));
+        let leaving = self.core.is_leaving(worker);
+        self.listeners.closed_by(worker, listener, &self.sources, leaving, later(self.deadlines.drain));
     }
 
     fn join(&mut self, worker: WorkerId, version: u64) {
@@ -257,7 +266,7 @@ impl Driver {
         let granted = grant(self);
         if granted.is_err() {
             for key in self.listeners.held_by(worker).into_iter().filter(|key| !held.contains(key)) {
-                self.listeners.closed_by(worker, key, &self.sources, false);
+                self.listeners.closed_by(worker, key, &self.sources, false, Some(Instant::now()));
             }
         }
         granted
@@ -288,12 +297,6 @@ impl Driver {
                 let Some(member) = self.members.get_mut(&worker) else {
                     return Err(ListenFailure { errno: 0, message: "the worker is gone".into() });
                 };
-                if member.holds(key) {
-                    return Err(ListenFailure {
-                        errno: rustix::io::Errno::ADDRINUSE.raw_os_error(),
-                        message: format!("bind {address}: this worker listens there already"),
-                    });
-                }
                 let (channel, workers_end) = HandOff::new(key).map_err(system)?;
                 if let Side::Library(library) = &mut member.side {
                     library.open(channel);

@@ -59,8 +59,6 @@ pub(crate) struct Driver {
     pub(super) dialect: Dialect,
     /// What Node workers load first, if they are to.
     pub(super) preload: Option<Preload>,
-    /// What the first Node worker said with each listener, for the others: TLS ticket keys.
-    pub(super) node_data: BTreeMap<ListenerKey, serde_json::Value>,
     pub(super) deadlines: Deadlines,
     pub(super) readiness: Readiness,
     pub(super) readying: Readying,
@@ -182,7 +180,6 @@ impl Driver {
             mode: if hands_off { Mode::HandOff } else { Mode::Shared },
             dialect: cluster.dialect,
             preload: cluster.preload.then(Preload::default),
-            node_data: BTreeMap::new(),
             deadlines: cluster.deadlines,
             readiness: cluster.readiness,
             readying: Readying::default(),
@@ -342,4 +339,9 @@ impl Driver {
         let now = self.now();
         self.core.handle(event, now);
     }
+}
+
+/// So long from now; `None` where that is for ever.
+pub(super) fn later(wait: Duration) -> Option<Instant> {
+    Instant::now().checked_add(wait)
 }

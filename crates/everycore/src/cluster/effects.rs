@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
 
 use everycore_core::{Effect, Event as CoreEvent, Generation, Notice, Slot, WorkerId};
 use everycore_ipc::{Codec, Connection, Limits};
@@ -11,7 +10,7 @@ use everycore_sys::eventfd::EventFd;
 use everycore_sys::{Spawn, SpawnError, Spawned, counters, inherit, socket_pair};
 
 use super::autopsy;
-use super::driver::Driver;
+use super::driver::{Driver, later};
 use super::event::{Event, WorkerInfo};
 use super::handle::QUEUED_BYTES;
 use super::member::{Library, Link, Member, Node, Side};
@@ -105,6 +104,7 @@ impl Driver {
         if let Err(error) = self.watch(worker, &member, &spawned) {
             // The kernel is out of memory: what cannot be watched must not run.
             let _ = spawned.pidfd.signal_group(KILL);
+            let _ = spawned.pidfd.wait();
             return Err(system("watching the worker")(error));
         }
         member.info.pid = Some(pid);
@@ -332,7 +332,7 @@ impl Driver {
         self.shared.disconnected(worker.get());
         self.shared.unpiped(worker.get());
         self.held_back.remove(&worker);
-        self.listeners.forget(worker);
+        self.listeners.forget(worker, &self.sources);
         self.readying.forget(worker);
     }
 
@@ -342,11 +342,11 @@ impl Driver {
         self.members.get(&worker).map_or(unknown, |member| member.info)
     }
 
-    /// A new version may listen elsewhere. Its workers are ready and may still be opening what they serve beside.
+    /// A new version may listen elsewhere, and so may a replacement. Those who are ready may still be opening what they
+    /// serve beside.
     fn abandon_old_listeners(&mut self) {
         let core = &self.core;
-        let until = Instant::now() + self.deadlines.drain;
-        self.listeners.abandon(until, |worker| !core.is_leaving(worker));
+        self.listeners.abandon(later(self.deadlines.drain), |worker| !core.is_leaving(worker));
     }
 
     fn announce(&mut self, notice: Notice) {
@@ -361,6 +361,9 @@ impl Driver {
             }
             Notice::Ready { worker } => {
                 self.readying.forget(worker);
+                if self.core.is_settled() {
+                    self.abandon_old_listeners();
+                }
                 Event::Ready { worker: self.info(worker) }
             }
             Notice::Disconnect { worker } => Event::Disconnect { worker: self.info(worker) },

@@ -10,7 +10,7 @@ use std::time::Instant;
 use everycore_core::{ListenerKey, Slot, WorkerId};
 use everycore_sys::descriptors::close_together;
 
-use super::driver::Driver;
+use super::driver::{Driver, later};
 use super::event::Event;
 use super::handoff::Arrival;
 use super::member::Side;
@@ -27,8 +27,8 @@ const AT_ONCE: usize = 4096;
 /// `SIGTERM`, the only request to leave that every program understands.
 const TERM: i32 = 15;
 
-/// Workers whose order to leave is held back, and until when.
-pub(super) type HeldBack = BTreeMap<WorkerId, Instant>;
+/// Workers whose order to leave is held back, and until when, if not for as long as it takes.
+pub(super) type HeldBack = BTreeMap<WorkerId, Option<Instant>>;
 
 /// A worker that holds a listener, and its slot.
 type Holder = (WorkerId, Slot);
@@ -47,7 +47,7 @@ impl Driver {
             self.hand_out_the_rest(key);
         }
         if self.core.is_stopping() && !self.unserved_of(worker).is_empty() {
-            self.held_back.insert(worker, Instant::now() + self.deadlines.drain / 2);
+            self.held_back.insert(worker, later(self.deadlines.drain / 2));
         } else {
             self.tell_to_leave(worker);
         }
@@ -64,7 +64,7 @@ impl Driver {
         let now = Instant::now();
         for (worker, until) in held_back {
             let unserved = self.unserved_of(worker);
-            if !unserved.is_empty() && now < until {
+            if !unserved.is_empty() && until.is_none_or(|until| now < until) {
                 self.held_back.insert(worker, until);
                 continue;
             }

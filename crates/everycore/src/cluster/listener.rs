@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use everycore_core::{ListenerKey, Primary, Time, WorkerId};
 use everycore_sys::accept::{Accepted, accept};
+use serde_json::Value;
 
 use super::group::Group;
 use super::handoff::Arrival;
@@ -24,7 +25,7 @@ use super::sources::{Sources, Wake};
 use super::spread::Drained;
 use super::waiting::{ROOM, WaitingRoom};
 use crate::address::{Address, BoundAddress};
-use crate::error::Error;
+use crate::error::{Error, advised};
 
 /// First and longest pause after `accept` failed for want of descriptors or memory.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -55,13 +56,16 @@ pub(crate) struct Listening {
     pub(super) pause: Option<Pause>,
     /// Connections accepted since the last workers were to leave, where their number has a bound.
     pub(super) rest: usize,
-    /// A reload is over and no worker that stays holds it: when it is closed, should none ask for it before.
+    /// All workers are there and none that stays holds it: when it is closed, should none ask for it before.
     abandoned: Option<Instant>,
+    /// See [`Listeners::data`].
+    data: Option<Value>,
 }
 
 pub(super) struct Pause {
     pub(super) until: Instant,
     length: Duration,
+    why: String,
 }
 
 /// All listening sockets by key.
@@ -120,6 +124,7 @@ impl Listeners {
                 pause: None,
                 rest: 0,
                 abandoned: None,
+                data: None,
             },
         );
         key
@@ -147,11 +152,11 @@ impl Listeners {
         self.by_key.values().filter_map(|listening| Some((listening.name.as_deref()?, &listening.bound)))
     }
 
-    /// A reload is over: what its workers bound and those who stay do not hold is the old version's, and closes then.
-    pub(crate) fn abandon(&mut self, until: Instant, stays: impl Fn(WorkerId) -> bool) {
+    /// All workers are there: what workers bound and those who stay do not hold belongs to those before, and closes then.
+    pub(crate) fn abandon(&mut self, until: Option<Instant>, stays: impl Fn(WorkerId) -> bool) {
         for listening in self.by_key.values_mut().filter(|listening| listening.name.is_none()) {
             if !listening.holders.iter().any(|worker| stays(*worker)) {
-                listening.abandoned.get_or_insert(until);
+                listening.abandoned = listening.abandoned.or(until);
             }
         }
     }
@@ -406,7 +411,7 @@ impl Listening {
                 Ok(accepted.map(|Accepted { socket, peer }| Arrival { on: key, peer, class: None, socket }))
             }
             Err(error) => {
-                self.pause();
+                self.pause(&error);
                 Err(error)
             }
         }
@@ -418,9 +423,14 @@ impl Listening {
     }
 
     /// Pauses, each time for longer.
-    pub(super) fn pause(&mut self) {
+    pub(super) fn pause(&mut self, error: &io::Error) {
         let length = self.pause.as_ref().map_or(PAUSE.0, |pause| (pause.length * 2).min(PAUSE.1));
-        self.pause = Some(Pause { until: Instant::now() + length, length });
+        self.pause = Some(Pause { until: Instant::now() + length, length, why: advised(error) });
+    }
+
+    /// What kept it from accepting, while it pauses.
+    pub(super) fn pauses_for(&self) -> Option<&str> {
+        self.pause.as_ref().map(|pause| pause.why.as_str())
     }
 }
 

@@ -150,6 +150,10 @@ impl Sources {
 /// Waits of less are finer than `epoll_wait` can count: it would make a gathering ten times as long.
 const FINE: Duration = Duration::from_millis(1);
 
+/// No wait is longer, however far away a deadline is: more than 24 days cannot be said to kernels before 5.11. Whoever
+/// waited finds nothing to do, and waits again.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 fn poll(set: &OwnedFd, limit: Option<Duration>, mut each: impl FnMut(u64)) -> io::Result<()> {
     let timespec = |limit: Duration| Timespec {
         tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
@@ -165,7 +169,7 @@ fn poll(set: &OwnedFd, limit: Option<Duration>, mut each: impl FnMut(u64)) -> io
                 Err(error) => return Err(error.into()),
             }
         }
-        limit => limit.map(timespec),
+        limit => limit.map(|limit| timespec(limit.min(LONGEST))),
     };
     let mut buffer = [MaybeUninit::<epoll::Event>::uninit(); AT_ONCE];
     match epoll::wait(set, &mut buffer, limit.as_ref()) {

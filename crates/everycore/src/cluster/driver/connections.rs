@@ -70,12 +70,11 @@ impl Driver {
         let is_paused = drained == Drained::Paused
             || self.listeners.get(key).is_some_and(|listening| listening.is_paused());
         let watch = !is_paused && drained != Drained::Unserved;
-        if drained == Drained::Paused && self.listeners.get(key).is_some_and(|l| l.is_watched()) {
-            self.tell(Event::Warning {
-                text:
-                    "accept: out of descriptors or memory; connections wait in the kernel's queue meanwhile"
-                        .into(),
-            });
+        // Once in each pause: afterwards nobody watches the listener until it is tried again.
+        let paused = self.listeners.get(key).filter(|l| drained == Drained::Paused && l.is_watched());
+        if let Some(why) = paused.and_then(|listening| listening.pauses_for()) {
+            let text = format!("accept: {why}; connections wait in the kernel's queue meanwhile");
+            self.tell(Event::Warning { text });
         }
         if let Err(error) = self.listeners.watch(key, watch, &self.sources) {
             self.tell(Event::Warning { text: format!("cannot watch a listener: {error}") });

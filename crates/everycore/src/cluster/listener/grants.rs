@@ -1,9 +1,11 @@
 //! Who was granted which listener: what workers ask for is found or bound, and held until they give it back or end.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use everycore_core::{ListenerKey, WorkerId};
 use rustix::io::Errno;
+use serde_json::Value;
 
 use super::{Listeners, Listening};
 use crate::address::{Address, BoundAddress};
@@ -14,6 +16,9 @@ use crate::protocol::{ListenFailure, Wanted};
 
 /// Listeners one worker may have open; a worker that asks for more is out of order, not in need.
 pub(super) const PER_WORKER: usize = 1024;
+
+/// Listeners that may be open for replacements to come.
+pub(super) const ORPHANS: usize = 1024;
 
 impl Listeners {
     /// Knows an address that a worker has bound for itself, until it is gone. There may be too many to be true.
@@ -55,6 +60,17 @@ impl Listeners {
                 self.bound(None, address, index, &Options { backlog, ..Options::default() })?
             }
         };
+        // Of datagrams whoever reads first gets them; connections have one queue for each worker.
+        if let Some(listening) = self.by_key.get(&key)
+            && listening.holders.contains(&worker)
+            && !matches!(listening.bound.address, BoundAddress::Udp(_))
+        {
+            let address = &listening.bound.address;
+            return Err(refusal(
+                Errno::ADDRINUSE,
+                format!("bind {address}: this worker listens there already"),
+            ));
+        }
         self.hold(worker, key);
         Ok(key)
     }
@@ -176,25 +192,61 @@ impl Listeners {
         }
     }
 
-    /// A worker dropped its listener. The last one to do so of its own will closes the port, unless it is permanent;
-    /// one that drops it because it was told to leave does not: its replacement wants it.
-    pub(crate) fn closed_by(&mut self, worker: WorkerId, key: ListenerKey, sources: &Sources, leaving: bool) {
+    /// A worker dropped its listener. The last one to do so of its own will closes the port, unless it is permanent or
+    /// somebody waits there, for whom it stays until `until`. One that drops it because it was told to leave does not: its
+    /// replacement wants it.
+    pub(crate) fn closed_by(
+        &mut self,
+        worker: WorkerId,
+        key: ListenerKey,
+        sources: &Sources,
+        leaving: bool,
+        until: Option<Instant>,
+    ) {
         let Some(listening) = self.by_key.get_mut(&key) else { return };
         let last = listening.holders.remove(&worker) && listening.holders.is_empty();
-        if last && !leaving && listening.name.is_none() && listening.has_nobody() {
+        if !last || listening.name.is_some() {
+            return;
+        }
+        if leaving {
+            self.bound_orphans(sources);
+        } else if listening.has_nobody() {
             self.close(key, sources);
+        } else {
+            // Who was accepted already is served by whoever asks for the address next, if that is soon.
+            listening.abandoned = listening.abandoned.or(until);
+        }
+    }
+
+    /// Listeners without a holder wait for a replacement that asks for them, and there are only so many of them: those
+    /// that have waited longest close.
+    fn bound_orphans(&mut self, sources: &Sources) {
+        let is_orphan = |listening: &Listening| listening.name.is_none() && listening.holders.is_empty();
+        let orphans: Vec<ListenerKey> =
+            self.by_key.iter().filter(|(_, listening)| is_orphan(listening)).map(|(key, _)| *key).collect();
+        for key in orphans.iter().take(orphans.len().saturating_sub(ORPHANS)) {
+            self.close(*key, sources);
         }
     }
 
     /// A worker is gone; its listeners stay open for its replacement.
-    pub(crate) fn forget(&mut self, worker: WorkerId) {
+    pub(crate) fn forget(&mut self, worker: WorkerId, sources: &Sources) {
         for listening in self.by_key.values_mut() {
             listening.holders.remove(&worker);
         }
+        self.bound_orphans(sources);
         self.own.retain(|_, (_, tellers)| {
             tellers.remove(&worker);
             !tellers.is_empty()
         });
+    }
+
+    /// What the first worker that asked for a listener has kept there for the others.
+    pub(crate) fn data(&mut self, key: ListenerKey, first: Value) -> Value {
+        match self.by_key.get_mut(&key) {
+            Some(listening) => listening.data.get_or_insert(first).clone(),
+            None => first,
+        }
     }
 
     /// Keys a worker was granted.

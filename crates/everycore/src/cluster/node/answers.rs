@@ -121,7 +121,7 @@ impl Driver {
             node.open(key, &query, by_hand);
         }
         // The first worker's, so that TLS tickets of one are good for all.
-        let data = self.node_data.entry(key).or_insert(query.data).clone();
+        let data = self.listeners.data(key, query.data);
         Ok(Granted { reply: acts::Reply { key, data, at: by_hand.then_some(address) }, shared })
     }
 
@@ -166,9 +166,6 @@ impl Driver {
         let Some(listener) = acts::listener(key) else { return };
         if self.node(worker).is_some_and(|node| node.was_given(listener)) {
             self.closed_listener(worker, listener);
-            if self.listeners.get(listener).is_none() {
-                self.node_data.remove(&listener);
-            }
         }
     }
 

@@ -86,7 +86,7 @@ impl Scene {
     }
 
     fn is_out_of_descriptors(&mut self) {
-        self.listening().pause();
+        self.listening().pause(&io::Error::from_raw_os_error(24));
         self.listening().pause.as_mut().unwrap().until += Duration::from_secs(60);
     }
 
