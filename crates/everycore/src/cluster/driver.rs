@@ -140,6 +140,7 @@ impl Driver {
         if cluster.program.inherit_listeners {
             listeners.block().map_err(doing("preparing the sockets workers inherit"))?;
         }
+        listeners.inherited = cluster.program.inherit_listeners;
         listeners.permanent_only = cluster.program.ids.differ();
         listeners.one_per_slot = policy == Policy::Reuseport && !hands_off;
         let sources = Sources::new().map_err(doing("epoll"))?;

@@ -85,6 +85,8 @@ pub(crate) struct Listeners {
     own: BTreeMap<ListenerKey, (BoundAddress, BTreeSet<WorkerId>)>,
     /// Every slot has a socket of its own on each address.
     pub(crate) one_per_slot: bool,
+    /// Programs hold the permanent sockets too, and whether a socket blocks is a matter of all who hold it.
+    pub(crate) inherited: bool,
     /// Workers run as somebody else, for whom nothing is bound that was not bound before.
     pub(crate) permanent_only: bool,
     /// Connections handed over since the start.
@@ -420,6 +422,12 @@ impl Listening {
     /// Whether it is too early to try to accept again.
     pub(crate) fn is_paused(&self) -> bool {
         self.pause.as_ref().is_some_and(|pause| pause.until > Instant::now())
+    }
+
+    /// Has `accept` not wait on a socket that others have, whatever they have made of it.
+    pub(super) fn unblock(&self) {
+        // Of an open socket of ours this cannot fail.
+        let _ = rustix::io::ioctl_fionbio(&self.bound.socket, true);
     }
 
     /// Pauses, each time for longer.

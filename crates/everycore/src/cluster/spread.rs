@@ -54,6 +54,9 @@ impl Listeners {
     ) -> Drained {
         let Some(listening) = self.by_key.get_mut(&key) else { return Drained::Empty };
         listening.rest = 0;
+        if self.inherited {
+            listening.unblock();
+        }
         // A pause is about accepting: who was accepted goes on, and frees a descriptor.
         let paused = listening.is_paused();
         let mut hands = Hands { core, members, touched: &mut self.touched, handed: &mut self.handed, now };
@@ -147,6 +150,9 @@ impl Listeners {
         routing: &mut Routing<'_>,
     ) -> io::Result<Option<Arrival>> {
         let Some(listening) = self.by_key.get_mut(&key) else { return Ok(None) };
+        if self.inherited {
+            listening.unblock();
+        }
         listening.homeless.extend(listening.room.take_all());
         listening.homeless.extend(listening.peeks.take_all(routing.sources));
         if listening.homeless.is_empty() && !listening.bound.is_ours {

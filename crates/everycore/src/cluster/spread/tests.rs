@@ -109,6 +109,17 @@ impl Scene {
 }
 
 #[test]
+fn a_program_that_makes_an_inherited_socket_blocking_does_not_stop_the_primary() {
+    let mut scene = scene(Policy::Least);
+    scene.listeners.inherited = true;
+    // The mode belongs to the socket: of whoever holds it, any may do this at any time.
+    rustix::io::ioctl_fionbio(&scene.listening().bound.socket, false).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send((scene.drain(), scene.next_of_rest().is_none())));
+    assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok((Drained::Empty, true)));
+}
+
+#[test]
 fn while_nothing_can_be_accepted_who_came_back_is_handed_on() {
     let mut scene = scene(Policy::Least);
     let (_client, arrival) = scene.arrival();
