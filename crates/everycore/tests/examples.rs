@@ -8,10 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use everycore_sys::signals::number::{KILL, TERM};
 use support::{Example, PATIENCE, ask, number_after, signal_pid, until};
-
-const KILL: i32 = 9;
-const TERM: i32 = 15;
 
 #[cfg(feature = "axum")]
 #[test]

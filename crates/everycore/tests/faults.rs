@@ -12,13 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use everycore_sys::signals::number::{CONT, HUP, KILL, STOP, TERM};
 use support::{Example, PATIENCE, example, number_after, signal_pid, until};
-
-const HUP: i32 = 1;
-const KILL: i32 = 9;
-const TERM: i32 = 15;
-const CONT: i32 = 18;
-const STOP: i32 = 19;
 
 /// A server of two workers, with its address and the workers' pids.
 fn serve(policy: &str) -> (Example, SocketAddr, [u32; 2]) {

@@ -17,10 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use everycore::{Policy, RestartSettings};
+use everycore_sys::signals::number::{KILL, STOP};
 use support::{Nodes, Seen, Starts, connect, need_node, until};
-
-const KILL: i32 = 9;
-const STOP: i32 = 19;
 
 /// Kills for each policy.
 const KILLS: u32 = 8;

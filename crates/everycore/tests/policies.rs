@@ -10,14 +10,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use everycore::{Cluster, Dialect, Policy, Serialization};
+use everycore_sys::signals::number::{CONT, HUP, KILL, STOP, TTIN, TTOU};
 use socket2::{Domain, Socket, Type};
 use support::{Example, PATIENCE, number_after, signal_pid};
-
-const HUP: i32 = 1;
-const KILL: i32 = 9;
-const CONT: i32 = 18;
-const STOP: i32 = 19;
-const TTIN: i32 = 21;
 
 /// A server whose workers answer with their slot, its address and the workers' pids in the order of their ids.
 fn serve(workers: usize, most: u64, policy: &str) -> (Example, SocketAddr, Vec<u32>) {
@@ -207,7 +202,6 @@ fn under_reuseport_a_replacement_serves_who_waited_for_its_predecessor() {
 
 #[test]
 fn a_reuseport_slot_that_is_scaled_away_gets_nothing_more() {
-    const TTOU: i32 = 22;
     let (server, address, _) = serve(3, 0, "reuseport");
     server.signal(TTOU);
     server.line_with("exited");

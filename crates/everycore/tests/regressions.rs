@@ -16,15 +16,12 @@ use std::time::{Duration, Instant};
 
 use everycore::{Cluster, Error, Event, Listener, Readiness, Role, Running, Urgency, Worker};
 use everycore_sys::PidFd;
+use everycore_sys::signals::number::{CONT, KILL, STOP};
 use rustix::process::{Resource, Rlimit};
 use tokio::io::AsyncWriteExt;
 
 /// How long anything may take that should take no time at all.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-const KILL: i32 = 9;
-const CONT: i32 = 18;
-const STOP: i32 = 19;
 
 /// A name, and what is to hold.
 type Case = (&'static str, fn());

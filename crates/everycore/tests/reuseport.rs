@@ -9,17 +9,9 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use everycore_sys::signals::number::{CONT, HUP, KILL, STOP, TERM, TTIN, TTOU, WINCH};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use support::{Example, PATIENCE, example, number_after, signal_pid, until};
-
-const HUP: i32 = 1;
-const KILL: i32 = 9;
-const TERM: i32 = 15;
-const CONT: i32 = 18;
-const STOP: i32 = 19;
-const TTIN: i32 = 21;
-const TTOU: i32 = 22;
-const WINCH: i32 = 28;
 
 /// A server with its address and the pids of its workers by slot.
 fn serve(args: &[&str]) -> (Example, SocketAddr, BTreeMap<u32, u32>) {

@@ -9,13 +9,9 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use everycore::{Class, Cluster, LeastConnections, Policy, Route};
+use everycore_sys::signals::number::{CONT, KILL, STOP, TERM};
 use socket2::{Domain, Socket, Type};
 use support::{Example, PATIENCE, number_after, signal_pid, until};
-
-const KILL: i32 = 9;
-const TERM: i32 = 15;
-const CONT: i32 = 18;
-const STOP: i32 = 19;
 
 /// Connects from 127.0.0.`host`.
 fn connect(address: SocketAddr, host: u8) -> TcpStream {

@@ -15,11 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use everycore_sys::signals::number::{HUP, KILL, TERM};
 use support::{Example, PATIENCE, example, number_after, signal_pid};
-
-const HUP: i32 = 1;
-const KILL: i32 = 9;
-const TERM: i32 = 15;
 
 /// A directory of the test's own; removed in the end.
 struct Dir(PathBuf);

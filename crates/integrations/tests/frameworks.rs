@@ -14,11 +14,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use everycore_sys::signals::number::{HUP, KILL, TERM};
 use support::{Example, PATIENCE, get, number_after, signal_pid};
-
-const HUP: i32 = 1;
-const KILL: i32 = 9;
-const TERM: i32 = 15;
 
 fn start(example: &str) -> (Example, SocketAddr, [u32; 2]) {
     let server = Example::start(example, &["127.0.0.1:0", "2"]);

@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
 use everycore::{Cluster, Event, Policy, Running, Urgency};
+use everycore_sys::signals::number::KILL;
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
@@ -27,8 +28,6 @@ use rustls::{
     SupportedProtocolVersion,
 };
 use support::{PATIENCE, example, signal_pid};
-
-const KILL: i32 = 9;
 
 /// More old sessions than are used up before every worker has heard of a rotation: it is told before the next
 /// connection is handed to it.

@@ -16,11 +16,10 @@ use everycore_ipc::blocking::Channel;
 use everycore_ipc::{
     Codec, Connection, ExitStatus, Fork, Handle, HandleKind, Incoming, Limits, Message, Outgoing, PidFd, fork,
 };
+use everycore_sys::signals::number::{CONT, STOP};
 use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(30);
-const STOP: i32 = 19;
-const CONT: i32 = 18;
 
 /// A Node process and our end of its channel.
 struct Node {

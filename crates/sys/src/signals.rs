@@ -10,6 +10,36 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+/// Signals by their numbers, for what takes a number.
+pub mod number {
+    /// `SIGHUP`.
+    pub const HUP: i32 = libc::SIGHUP;
+    /// `SIGINT`.
+    pub const INT: i32 = libc::SIGINT;
+    /// `SIGQUIT`.
+    pub const QUIT: i32 = libc::SIGQUIT;
+    /// `SIGKILL`.
+    pub const KILL: i32 = libc::SIGKILL;
+    /// `SIGUSR1`.
+    pub const USR1: i32 = libc::SIGUSR1;
+    /// `SIGUSR2`.
+    pub const USR2: i32 = libc::SIGUSR2;
+    /// `SIGTERM`.
+    pub const TERM: i32 = libc::SIGTERM;
+    /// `SIGCHLD`.
+    pub const CHLD: i32 = libc::SIGCHLD;
+    /// `SIGCONT`.
+    pub const CONT: i32 = libc::SIGCONT;
+    /// `SIGSTOP`.
+    pub const STOP: i32 = libc::SIGSTOP;
+    /// `SIGTTIN`.
+    pub const TTIN: i32 = libc::SIGTTIN;
+    /// `SIGTTOU`.
+    pub const TTOU: i32 = libc::SIGTTOU;
+    /// `SIGWINCH`.
+    pub const WINCH: i32 = libc::SIGWINCH;
+}
+
 /// One more than the highest signal number of Linux on the processors we support.
 const SIGNALS: usize = 65;
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use everycore_core::{Event as CoreEvent, ExitStatus, ListenerKey, WorkerId};
 use everycore_ipc::{ChannelError, Incoming, Message, Outgoing, Received, SendError};
+use everycore_sys::signals::number::KILL;
 
 use super::Readiness;
 use super::driver::{Driver, later};
@@ -15,8 +16,6 @@ use super::sources::Wake;
 use crate::address::BoundAddress;
 use crate::error::{Error, advised};
 use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker, VERSION, Wanted};
-
-const KILL: i32 = 9;
 
 /// What is read and written in one turn of the loop, whoever the workers are, in messages and in units of [`UNIT`] bytes:
 /// however much they have to say, connections do not wait for it.

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use everycore_core::{ListenerKey, Slot, WorkerId};
 use everycore_sys::descriptors::close_together;
+use everycore_sys::signals::number::TERM;
 
 use super::driver::{Driver, later};
 use super::event::Event;
@@ -23,9 +24,6 @@ const HELPING: usize = 16;
 
 /// Connections handed out in one turn of the loop.
 const AT_ONCE: usize = 4096;
-
-/// `SIGTERM`, the only request to leave that every program understands.
-const TERM: i32 = 15;
 
 /// Workers whose order to leave is held back, and until when, if not for as long as it takes.
 pub(super) type HeldBack = BTreeMap<WorkerId, Option<Instant>>;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use everycore_core::{Event as CoreEvent, Urgency, WorkerId};
 use everycore_ipc::{Message, Outgoing, SendError};
+use everycore_sys::signals::number::{CHLD, HUP, INT, QUIT, TERM, TTIN, TTOU, USR1, USR2, WINCH};
 
 use super::driver::Driver;
 use super::event::Event;
@@ -11,18 +12,8 @@ use super::handle::Order;
 use super::member::Side;
 use crate::error::Error;
 
-/// As Linux numbers them on every architecture we support.
+/// Those that are taken.
 const SIGNALS: [i32; 10] = [HUP, INT, QUIT, USR1, USR2, TERM, CHLD, TTIN, TTOU, WINCH];
-const HUP: i32 = 1;
-const INT: i32 = 2;
-const QUIT: i32 = 3;
-const USR1: i32 = 10;
-const USR2: i32 = 12;
-const TERM: i32 = 15;
-const CHLD: i32 = 17;
-const TTIN: i32 = 21;
-const TTOU: i32 = 22;
-const WINCH: i32 = 28;
 
 /// A second order to stop means "at once", unless it is a `TERM` that comes so soon that it is the same one: `timeout`
 /// and others signal a process and its group. Whoever presses Ctrl-C twice means it.

@@ -6,13 +6,10 @@ use std::time::{Duration, Instant};
 
 use everycore::{ExitStatus, Policy};
 use everycore_peers::Kind;
+use everycore_sys::signals::number::{CONT, KILL, STOP};
 use serde_json::json;
 
 use crate::support::{Nodes, Runtime, Seen, Starts, ask, connect, need_node, read_all, read_line};
-
-const KILL: i32 = 9;
-const STOP: i32 = 19;
-const CONT: i32 = 18;
 
 /// Says its number to whoever connects, and echoes lines until the client ends.
 const ECHO: &str =

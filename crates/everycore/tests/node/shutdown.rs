@@ -5,12 +5,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use everycore::{Event, ExitReason, ExitStatus, Outcome, Urgency};
+use everycore_sys::signals::number::{KILL, TERM};
 use serde_json::json;
 
 use crate::support::{Nodes, PATIENCE, Seen, Starts, connect, need_node, read_all, read_line, until};
-
-const KILL: i32 = 9;
-const TERM: i32 = 15;
 
 /// Serves, does what it is told, and exits with 41 if the worker thinks that it was a disconnect, with 42 if not.
 const SERVER: &str = "
