@@ -14,6 +14,7 @@ mod fit;
 mod group;
 mod handle;
 mod handoff;
+mod launch;
 mod listener;
 mod member;
 mod node;
