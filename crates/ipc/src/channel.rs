@@ -6,6 +6,7 @@
 
 mod flusher;
 mod inner;
+mod pace;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::pin;
@@ -59,7 +60,8 @@ impl Channel {
         Self { owner: Arc::new(Owner { inner: Inner::new(connection) }) }
     }
 
-    /// Sends a value. Waits only while the queue to the peer is full.
+    /// Sends a value. Waits while the queue to the peer is full; with 256 KiB in it also while the peer goes on reading, and if
+    /// that pauses for some milliseconds the queue is filled.
     ///
     /// When it returns, the message is written or will be at the end of this turn of the runtime; a program that exits
     /// right away calls [`Channel::flush`] first.
@@ -91,7 +93,7 @@ impl Channel {
         message(self.owner.inner.codec(), value)
     }
 
-    /// Sends a message. Waits only while the queue to the peer is full.
+    /// Sends a message. Waits as [`Channel::send`] does.
     ///
     /// Dropping the future before it is done means the message was not sent, and its handles are closed.
     ///
@@ -103,18 +105,18 @@ impl Channel {
             consume_budget().await;
         }
         Inner::ensure_flusher(inner)?;
-        let mut outgoing = match inner.try_send(message.into()) {
+        let mut outgoing = match inner.try_send(message.into(), true) {
             Err(SendError::Full(back)) => *back,
             result => return result,
         };
         loop {
             let mut room = pin!(inner.room.notified());
             room.as_mut().enable();
-            match inner.try_send(outgoing) {
+            match inner.try_send(outgoing, true) {
                 Err(SendError::Full(back)) => outgoing = *back,
                 result => return result,
             }
-            room.await;
+            inner.wait_for_room(room).await;
         }
     }
 
@@ -125,7 +127,7 @@ impl Channel {
     pub fn try_send(&self, message: impl Into<Outgoing>) -> Result<(), SendError> {
         let inner = &self.owner.inner;
         Inner::ensure_flusher(inner)?;
-        inner.try_send(message.into())
+        inner.try_send(message.into(), false)
     }
 
     /// Waits for the next message for the program; `None` when the peer has closed the channel. Internal messages,

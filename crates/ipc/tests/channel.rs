@@ -105,6 +105,76 @@ fn a_sender_waits_for_a_peer_that_does_not_read_and_goes_on_when_it_does() {
 }
 
 #[test]
+fn a_sender_keeps_pace_with_a_peer_and_fills_the_queue_when_that_pauses() {
+    let (here, there) = pair(Limits::default());
+    let queued = |channel: &Channel| channel.with_connection(|connection| connection.queued_bytes());
+    let message = || Message::raw(vec![0; 64 << 10]);
+    run(async move {
+        let mut sent = 0;
+        // The timer is not looked at before something is waited for.
+        while once(here.send_message(message())).await.is_some() {
+            sent += 1;
+        }
+        assert!((256 << 10..384 << 10).contains(&queued(&here)), "{} bytes wait", queued(&here));
+        here.try_send(message()).unwrap();
+        sent += 1;
+        while queued(&here) < 15 << 20 {
+            here.send_message(message()).await.unwrap();
+            sent += 1;
+        }
+        while once(here.send_message(message())).await.is_some() {
+            sent += 1;
+        }
+        assert!(queued(&here) + (64 << 10) > Limits::default().queue_bytes);
+        for _ in 0..sent {
+            there.recv().await.unwrap().unwrap();
+        }
+        here.flush().await.unwrap();
+        // It reads again, so it is waited for again.
+        while once(here.send_message(message())).await.is_some() {}
+        assert!((256 << 10..384 << 10).contains(&queued(&here)), "{} bytes wait", queued(&here));
+        // What waits for pace sees the end.
+        let waiting = {
+            let here = here.clone();
+            tokio::spawn(async move { here.send_message(message()).await })
+        };
+        tokio::task::yield_now().await;
+        drop(there);
+        here.disconnect().await.unwrap();
+        // It was queued in time, or came too late.
+        let _ = waiting.await.unwrap();
+        assert!(matches!(here.send_message(message()).await, Err(SendError::Closed(_))));
+    });
+}
+
+#[test]
+fn senders_in_numbers_keep_pace_and_all_come_through() {
+    let (here, there) = pair(Limits::default());
+    run(async move {
+        let senders: Vec<_> = (0..20_u8)
+            .map(|number| {
+                let here = here.clone();
+                tokio::spawn(async move {
+                    for _ in 0..10 {
+                        here.send_message(Message::raw(vec![number; 200 << 10])).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        let mut counts = [0; 20];
+        for _ in 0..200 {
+            let message = there.recv().await.unwrap().unwrap();
+            assert_eq!(message.bytes().len(), 200 << 10);
+            counts[usize::from(message.bytes()[0])] += 1;
+        }
+        assert_eq!(counts, [10; 20]);
+        for sender in senders {
+            sender.await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_receive_that_is_given_up_loses_nothing() {
     let (here, there) = pair(Limits::default());
     run(async move {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,6 +12,7 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::pace::{Pace, Timer};
 use crate::connection::{ChannelError, Connection, Flush, Received, SendError};
 use crate::message::Outgoing;
 use crate::wire::Codec;
@@ -27,6 +28,7 @@ pub(super) struct Inner {
     socket: Arc<OwnedFd>,
     ready: OnceLock<AsyncFd<Arc<OwnedFd>>>,
     state: Mutex<State>,
+    pub(super) timer: Timer,
     /// The queue got shorter, or the channel ended.
     pub(super) room: Notify,
     /// The flusher read messages for a receiver.
@@ -46,6 +48,7 @@ pub(super) struct State {
     blocked: bool,
     /// No clone of the channel is left.
     pub(super) dropped: bool,
+    pub(super) pace: Pace,
 }
 
 impl Inner {
@@ -54,7 +57,14 @@ impl Inner {
             codec: connection.codec(),
             socket: Arc::clone(connection.socket()),
             ready: OnceLock::new(),
-            state: Mutex::new(State { connection, turn: false, blocked: false, dropped: false }),
+            state: Mutex::new(State {
+                connection,
+                turn: false,
+                blocked: false,
+                dropped: false,
+                pace: Pace::new(),
+            }),
+            timer: Timer::new(),
             room: Notify::new(),
             parked: Notify::new(),
             work: Notify::new(),
@@ -114,10 +124,14 @@ impl Inner {
         count.is_multiple_of(MESSAGES)
     }
 
-    pub(super) fn try_send(&self, outgoing: Outgoing) -> Result<(), SendError> {
+    /// Sends if there is room. For whoever `can_wait`, there is none either while a peer that reads has enough to read.
+    pub(super) fn try_send(&self, outgoing: Outgoing, can_wait: bool) -> Result<(), SendError> {
         // Each is an open descriptor of ours until it is written.
         let carries = !outgoing.message.handles().is_empty();
         let mut state = self.lock();
+        if can_wait && state.pace.is_ahead(state.connection.queued_bytes()) {
+            return Err(SendError::Full(Box::new(outgoing)));
+        }
         let queued = match state.connection.queue(outgoing) {
             Err(SendError::Full(back)) => {
                 self.write(&mut state)?;
@@ -174,6 +188,7 @@ impl Inner {
         let written = state.connection.flush();
         state.blocked = matches!(written, Ok(Flush::Blocked));
         if written.is_err() || state.connection.queued_bytes() < had {
+            state.pace.note_read();
             self.room.notify_waiters();
             if state.connection.codec() != Codec::Native {
                 // Reading may have stopped until the answers so far were written.
@@ -187,10 +202,10 @@ impl Inner {
 pub(super) type Readable<'a> = AsyncFdReadyGuard<'a, Arc<OwnedFd>>;
 
 /// Waits until the socket is readable; `None` when the other thing happened first.
-pub(super) async fn readable_unless<'a>(
-    ready: &'a AsyncFd<Arc<OwnedFd>>,
+pub(super) async fn readable_unless<'a, T: AsRawFd>(
+    ready: &'a AsyncFd<T>,
     mut other: Pin<&mut Notified<'_>>,
-) -> Result<Option<Readable<'a>>, ChannelError> {
+) -> Result<Option<AsyncFdReadyGuard<'a, T>>, ChannelError> {
     let mut readable = pin!(ready.readable());
     let guard = poll_fn(|context| match other.as_mut().poll(context) {
         Poll::Ready(()) => Poll::Ready(Ok(None)),
