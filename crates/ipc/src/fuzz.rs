@@ -27,6 +27,20 @@ pub fn json(bytes: &[u8]) {
                 assert!(!json::is_reserved(&text), "a message for the program would not be taken for one");
             }
         }
+        if let Some(inside) = text.strip_prefix(b"{") {
+            let with =
+                |pad: usize| [format!("{{\"pad\":\"{}\",", "x".repeat(pad)).as_bytes(), inside].concat();
+            assert_eq!(
+                json::is_reserved(&with(2000)),
+                json::is_reserved(&with(1)),
+                "long lines are looked at otherwise"
+            );
+        }
+        if let Ok(text) = std::str::from_utf8(&text)
+            && let Ok(value) = json::from_str::<serde_json::Value>(text)
+        {
+            assert_eq!(Some(value), serde_json::from_str(text).ok(), "read otherwise than serde_json does");
+        }
         if let Some(mended) = json::mend_surrogates(&text) {
             assert_eq!(mended.len(), text.len());
             assert_eq!(json::mend_surrogates(&mended), None);

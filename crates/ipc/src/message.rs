@@ -11,7 +11,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::handle::Handle;
 use crate::sockets::OpenSocket;
-use crate::wire::{convert, json, v8};
+use crate::wire::convert::{self, Trust};
+use crate::wire::{json, memory, v8};
 pub use error::{Cause, MessageError};
 pub use kind::{Incoming, Kind, Outgoing};
 
@@ -28,8 +29,7 @@ pub use kind::{Incoming, Kind, Outgoing};
 pub struct Message {
     payload: Bytes,
     format: Format,
-    /// The payload was written by this process, so it is what its format says.
-    trusted: bool,
+    trust: Trust,
     /// Most messages have nothing beside them, and those are to be small.
     beside: Option<Box<Beside>>,
 }
@@ -62,8 +62,9 @@ impl Message {
     /// # Errors
     /// The value refuses to be written, such as a map whose keys are not strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, MessageError> {
-        let text = json::to_vec(value).map_err(|error| MessageError::Unwritable(error.into()))?;
-        Ok(Self { trusted: true, ..Self::from_parts(text.into(), Format::Json) })
+        let written = json::write(value).map_err(|error| MessageError::Unwritable(error.into()))?;
+        let trust = if written.is_plain { Trust::PlainLine } else { Trust::Own };
+        Ok(Self { trust, ..Self::from_parts(memory::share(written.text), Format::Json) })
     }
 
     /// A message with any value that serde can write, as V8 would: for Node peers on the `advanced` codec. It can hold
@@ -73,7 +74,7 @@ impl Message {
     /// The value refuses to be written.
     pub fn v8<T: Serialize + ?Sized>(value: &T) -> Result<Self, MessageError> {
         let payload = v8::to_vec(value).map_err(|error| MessageError::Unwritable(error.into()))?;
-        Ok(Self { trusted: true, ..Self::v8_payload(payload) })
+        Ok(Self { trust: Trust::Own, ..Self::v8_payload(payload) })
     }
 
     /// A message with a payload in V8's format, such as [`v8::Document::to_vec`] writes.
@@ -89,7 +90,7 @@ impl Message {
     /// A message with a payload as it came off the wire.
     #[inline(always)]
     pub(crate) fn from_parts(payload: Bytes, format: Format) -> Self {
-        Self { payload, format, trusted: false, beside: None }
+        Self { payload, format, trust: Trust::Foreign, beside: None }
     }
 
     /// Adds a handle; the order is kept. To a Node peer a message carries one at most.
@@ -172,24 +173,24 @@ impl Message {
     /// The same payload once more, without the handles: for one message to many. Its bytes are shared, not copied.
     #[must_use]
     pub fn without_handles(&self) -> Self {
-        Self { payload: self.payload.clone(), format: self.format, trusted: self.trusted, beside: None }
+        Self { payload: self.payload.clone(), format: self.format, trust: self.trust, beside: None }
     }
 
     /// The same message with its payload as the peer's codec writes it.
     pub(crate) fn with_payload(self, payload: Bytes, format: Format) -> Self {
-        Self { payload, format, trusted: true, ..self }
+        Self { payload, format, trust: Trust::Own, ..self }
     }
 
     /// The same message with a payload of V8's as JSON, as far as that can hold it; itself if it cannot.
     pub(crate) fn into_json(self) -> Result<Self, Self> {
-        match convert::to_line(self.payload.clone(), self.format, self.trusted) {
+        match convert::to_line(self.payload.clone(), self.format, self.trust) {
             Ok(payload) => Ok(self.with_payload(payload, Format::Json)),
             Err(_) => Err(self),
         }
     }
 
-    pub(crate) fn is_trusted(&self) -> bool {
-        self.trusted
+    pub(crate) fn trust(&self) -> Trust {
+        self.trust
     }
 
     pub(crate) fn set_open_socket(&mut self, open: OpenSocket) {

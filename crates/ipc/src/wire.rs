@@ -6,6 +6,7 @@
 pub(crate) mod advanced;
 pub(crate) mod convert;
 pub(crate) mod json;
+pub(crate) mod memory;
 pub(crate) mod native;
 pub(crate) mod node;
 pub mod v8;

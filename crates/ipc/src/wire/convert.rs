@@ -33,22 +33,34 @@ impl fmt::Display for ConvertError {
     }
 }
 
-/// A payload as one line of JSON, without its newline. `trusted` JSON was written by this process, though perhaps with
-/// line breaks.
-pub(crate) fn to_line(payload: Bytes, format: Format, trusted: bool) -> Result<Bytes, ConvertError> {
+/// Who wrote a payload, and so what need not be looked for in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Somebody else: it may be anything.
+    #[default]
+    Foreign,
+    /// This process: it is what its format says, JSON perhaps with line breaks.
+    Own,
+    /// This process, as JSON in one line, and nobody can take it for a message of Node's library.
+    PlainLine,
+}
+
+/// A payload as one line of JSON, without its newline.
+pub(crate) fn to_line(payload: Bytes, format: Format, trust: Trust) -> Result<Bytes, ConvertError> {
     match format {
-        Format::Json if trusted && memchr::memchr(b'\n', &payload).is_none() => Ok(payload),
+        Format::Json if trust == Trust::PlainLine => Ok(payload),
+        Format::Json if trust == Trust::Own && memchr::memchr(b'\n', &payload).is_none() => Ok(payload),
         Format::Json => check_line(payload),
         Format::V8 => Ok(serde_json::to_vec(&v8::from_slice::<serde_json::Value>(&payload)?)?.into()),
         Format::Raw => Err(ConvertError::NoForm),
     }
 }
 
-/// A payload as V8 writes it. Raw bytes become a `Buffer`. A payload in that format is checked unless it is trusted.
-pub(crate) fn to_v8(payload: Bytes, format: Format, trusted: bool) -> Result<Bytes, ConvertError> {
+/// A payload as V8 writes it. Raw bytes become a `Buffer`. A payload in that format is checked when it is foreign.
+pub(crate) fn to_v8(payload: Bytes, format: Format, trust: Trust) -> Result<Bytes, ConvertError> {
     match format {
         Format::V8 => {
-            if !trusted {
+            if trust == Trust::Foreign {
                 v8::Document::parse(&payload)?;
             }
             Ok(payload)
@@ -61,9 +73,18 @@ pub(crate) fn to_v8(payload: Bytes, format: Format, trusted: bool) -> Result<Byt
     }
 }
 
+/// From this length on JSON is read here; shorter text `serde_json` reads as fast.
+const LONG: usize = 1024;
+
 /// Reads JSON. What JavaScript allows and Rust text cannot hold becomes U+FFFD: bytes that are not UTF-8, which Node reads
 /// so as well, and surrogates without a partner.
 pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    if text.len() >= LONG
+        && let Ok(text) = std::str::from_utf8(text)
+        && let Ok(value) = json::from_str(text)
+    {
+        return Ok(value);
+    }
     let error = match serde_json::from_slice(text) {
         Err(error) if error.is_syntax() => error,
         result => return result,

@@ -4,6 +4,9 @@
 //! program asks for it, or when it may concern the library: `cmd` begins with `NODE_`. Neighbour: [`super::node`] names
 //! the messages of the library.
 
+mod fields;
+mod read;
+mod text;
 mod write;
 
 use std::borrow::Cow;
@@ -16,7 +19,8 @@ use serde_json::value::RawValue;
 use super::node::{Envelope, Heard, Payload, Wrapping, is_command};
 use super::{Cut, Span, WireError};
 use crate::limits::Limits;
-pub(crate) use write::to_vec;
+pub(crate) use read::from_str;
+pub(crate) use write::write;
 
 /// The answer to a handle that arrived.
 pub(crate) const ACK: &[u8] = b"{\"cmd\":\"NODE_HANDLE_ACK\"}\n";
@@ -100,7 +104,9 @@ fn may_be_internal(line: &[u8]) -> bool {
         return false;
     }
     if line.len() >= LONG {
-        return memmem::find(line, b"NODE_").is_some() || memmem::find(line, b"\\u").is_some();
+        return fields::may_be_command(line).unwrap_or_else(|| {
+            memmem::find(line, b"NODE_").is_some() || memmem::find(line, b"\\u").is_some()
+        });
     }
     let mut rest = line;
     while let Some(found) = memchr::memchr2(b'N', b'\\', rest) {

@@ -7,8 +7,9 @@ use crate::connection::{ChannelError, Connection};
 use crate::handle::{Handle, HandleKind};
 use crate::handoff::{Answer, Settled};
 use crate::message::{Format, Incoming, Kind, Message};
+use crate::wire::convert::{self, Trust};
 use crate::wire::node::{Heard, Inner, Payload};
-use crate::wire::{Codec, Span, WireError, advanced, convert, json};
+use crate::wire::{Codec, Span, WireError, advanced, json};
 
 /// Messages whose handle was refused for good that are kept for [`Connection::take_undelivered`].
 const UNDELIVERED: usize = 256;
@@ -160,7 +161,7 @@ impl Connection {
         }
         let text = Bytes::from(serde_json::Value::from(fields).to_string());
         let payload = match self.codec {
-            Codec::Advanced => convert::to_v8(text, Format::Json, true),
+            Codec::Advanced => convert::to_v8(text, Format::Json, Trust::Own),
             _ => Ok(text),
         };
         // Only text and a number: there is a form for that.

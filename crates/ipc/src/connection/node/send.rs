@@ -12,8 +12,9 @@ use crate::connection::{Connection, SendError};
 use crate::handle::HandleKind;
 use crate::handoff::{Item, Parcel};
 use crate::message::{Kind, Outgoing};
+use crate::wire::convert::{self, Trust};
 use crate::wire::node::{self, Wrapping};
-use crate::wire::{Codec, advanced, convert, json};
+use crate::wire::{Codec, advanced, json};
 
 impl Connection {
     pub(in crate::connection) fn queue_node(&mut self, outgoing: Outgoing) -> Result<(), SendError> {
@@ -57,11 +58,10 @@ impl Connection {
         if handle == Some(HandleKind::Other) {
             return Err(Refusal::Lethal);
         }
-        let (payload, format) = (message.bytes().clone(), message.format());
+        let (payload, format, trust) = (message.bytes().clone(), message.format(), message.trust());
         let (payload, reserved) = match self.codec {
             Codec::Advanced => {
-                let payload =
-                    convert::to_v8(payload, format, message.is_trusted()).map_err(|_| Refusal::NotInCodec)?;
+                let payload = convert::to_v8(payload, format, trust).map_err(|_| Refusal::NotInCodec)?;
                 if handle.is_some() {
                     // Around a handle the message becomes part of another, and not every one can.
                     let trial = Wrapping { kind: "", dgram: None, key: message.key() };
@@ -71,9 +71,9 @@ impl Connection {
                 (payload, reserved)
             }
             _ => {
-                let payload = convert::to_line(payload, format, message.is_trusted())
-                    .map_err(|_| Refusal::NotInCodec)?;
-                let reserved = *kind == Kind::User && json::is_reserved(&payload);
+                let payload = convert::to_line(payload, format, trust).map_err(|_| Refusal::NotInCodec)?;
+                let reserved =
+                    *kind == Kind::User && trust != Trust::PlainLine && json::is_reserved(&payload);
                 (payload, reserved)
             }
         };

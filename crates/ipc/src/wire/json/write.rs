@@ -6,25 +6,43 @@
 use serde::ser::{self, Error as _, Serialize, Serializer};
 use serde_json::Error;
 
+use super::text::plain_length;
+use crate::wire::memory::{self, LARGE};
+
 type Result<T = ()> = std::result::Result<T, Error>;
 
-/// Writes a value as JSON.
-pub(crate) fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
-    let mut writer = Writer { out: Vec::with_capacity(128) };
-    value.serialize(&mut writer)?;
-    Ok(writer.out)
+/// A value as JSON.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) text: Vec<u8>,
+    /// It is one line, and without a `cmd`: nobody can take it for a message of Node's library.
+    pub(crate) is_plain: bool,
 }
 
-/// How `serde_json` marks text that is JSON already and is to be passed on as it is.
-const RAW: &str = "$serde_json::private::RawValue";
+/// Writes a value as JSON.
+pub(crate) fn write<T: Serialize + ?Sized>(value: &T) -> Result<Written> {
+    let mut writer = Writer { out: Vec::with_capacity(128), is_plain: true };
+    value.serialize(&mut writer)?;
+    Ok(Written { text: writer.out, is_plain: writer.is_plain })
+}
+
+/// How `serde_json` marks text that is JSON already and is to be passed on as it is: any value, or a number that it keeps as
+/// text where a program has asked for that (`arbitrary_precision`).
+const VERBATIM: [&str; 2] = ["$serde_json::private::RawValue", "$serde_json::private::Number"];
+
+/// Room for what ends a message behind its last long text.
+const MARGIN: usize = 128;
 
 struct Writer {
     out: Vec<u8>,
+    /// As in [`Written`].
+    is_plain: bool,
 }
 
 impl Writer {
     fn text(&mut self, text: &str) {
-        self.out.reserve(text.len() + 2);
+        self.is_plain &= text != "cmd";
+        self.reserve(text.len() + 2);
         self.out.push(b'"');
         let mut rest = text.as_bytes();
         loop {
@@ -35,6 +53,17 @@ impl Writer {
             rest = behind;
         }
         self.out.push(b'"');
+    }
+
+    /// Makes room for this much more.
+    fn reserve(&mut self, more: usize) {
+        if more >= LARGE && self.out.capacity() - self.out.len() < more {
+            let mut larger = memory::buffer(self.out.len() + more + MARGIN);
+            larger.extend_from_slice(&self.out);
+            self.out = larger;
+        } else {
+            self.out.reserve(more);
+        }
     }
 
     fn escape(&mut self, byte: u8) {
@@ -70,16 +99,6 @@ impl Writer {
         self.out.push(begin);
         Many { writer: self, first: true, end }
     }
-}
-
-/// How many bytes at the front need no escape.
-fn plain_length(bytes: &[u8]) -> usize {
-    const STEP: usize = 32;
-    let is_special = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
-    // All of a step is looked at whatever is found, so that the compiler can do it in one go.
-    let step = |step: &&[u8]| !step.iter().fold(false, |found, byte| found | is_special(byte));
-    let plain = STEP * bytes.chunks_exact(STEP).take_while(step).count();
-    plain + bytes[plain..].iter().position(is_special).unwrap_or(bytes.len() - plain)
 }
 
 /// Elements or fields, with commas between them.
@@ -123,7 +142,9 @@ impl Many<'_> {
     }
 
     fn field<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result {
-        if name == RAW {
+        if VERBATIM.contains(&name) {
+            // What is in it is not known.
+            self.writer.is_plain = false;
             if let serde_json::Value::String(text) = serde_json::to_value(value)? {
                 self.writer.out.extend_from_slice(text.as_bytes());
             }
@@ -246,7 +267,7 @@ impl<'a> Serializer for &'a mut Writer {
     }
 
     fn serialize_struct(self, name: &'static str, _: usize) -> Result<Many<'a>> {
-        if name == RAW {
+        if VERBATIM.contains(&name) {
             return Ok(Many { writer: self, first: true, end: b"" });
         }
         Ok(self.open(b'{', b"}"))

@@ -10,7 +10,7 @@ use super::*;
 
 #[track_caller]
 fn same<T: Serialize + ?Sized>(value: &T) {
-    let (ours, theirs) = (to_vec(value), serde_json::to_vec(value));
+    let (ours, theirs) = (write(value).map(|written| written.text), serde_json::to_vec(value));
     match (ours, theirs) {
         (Ok(ours), Ok(theirs)) => {
             assert_eq!(String::from_utf8(ours).unwrap(), String::from_utf8(theirs).unwrap());
@@ -95,4 +95,32 @@ proptest! {
     fn any_value_is_written_as_serde_json_does(value in value()) {
         same(&value);
     }
+}
+
+#[test]
+fn what_may_be_taken_for_a_message_of_the_library_is_not_plain() {
+    let is_plain = |value: &Value| write(value).unwrap().is_plain;
+    assert!(is_plain(&json!({"command": "NODE_CLUSTER", "data": ["\n", 1.5]})));
+    assert!(!is_plain(&json!({"data": 1, "cmd": "NODE_CLUSTER"})));
+    assert!(!is_plain(&json!([{"cmd": 1}])));
+    assert!(!write(&BTreeMap::from([(Some("cmd"), 1)])).unwrap().is_plain);
+    let raw = serde_json::value::RawValue::from_string("{\"cmd\":\n\"NODE_CLUSTER\"}".to_owned()).unwrap();
+    assert!(!write(&raw).unwrap().is_plain);
+}
+
+/// A number that a program has `serde_json` keep as text; here, the feature is off.
+struct Verbatim(&'static str);
+
+impl Serialize for Verbatim {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        use ser::SerializeStruct;
+        let mut number = to.serialize_struct(VERBATIM[1], 1)?;
+        number.serialize_field(VERBATIM[1], self.0)?;
+        number.end()
+    }
+}
+
+#[test]
+fn numbers_kept_as_text_are_written_as_they_are() {
+    assert_eq!(write(&[Verbatim("1.10"), Verbatim("2")]).unwrap().text, b"[1.10,2]");
 }

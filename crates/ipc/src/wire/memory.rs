@@ -1,0 +1,103 @@
+//! Memory of large messages, used again for the next.
+//!
+//! What an allocator gives back to the system has to be cleared by it, page by page, when it is asked for again: for a message
+//! of a megabyte that takes longer than writing it. Each thread keeps a little of what it has freed. Neighbour:
+//! [`super::json`] writes into it.
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+
+/// Buffers from this size on are kept.
+pub(crate) const LARGE: usize = 32 * 1024;
+
+/// Bytes kept by a thread at most.
+const KEEP: usize = 4 << 20;
+
+thread_local! {
+    /// The last was used last, and is still at hand.
+    static FREED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer of at least this size.
+pub(crate) fn buffer(size: usize) -> Vec<u8> {
+    let used_again = |freed: &RefCell<Vec<Vec<u8>>>| {
+        let mut freed = freed.borrow_mut();
+        // A small message that is kept long must not keep the memory of a large one.
+        let fits = |buffer: &Vec<u8>| (size..=size.saturating_mul(4)).contains(&buffer.capacity());
+        let place = freed.iter().rposition(fits)?;
+        Some(freed.remove(place))
+    };
+    // At the end of a thread there may be none.
+    FREED.try_with(used_again).ok().flatten().unwrap_or_else(|| Vec::with_capacity(size))
+}
+
+/// Bytes whose memory is kept for [`buffer`] when the last that shares them is gone.
+pub(crate) fn share(bytes: Vec<u8>) -> Bytes {
+    if bytes.capacity() < LARGE { bytes.into() } else { Bytes::from_owner(Kept(bytes)) }
+}
+
+struct Kept(Vec<u8>);
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut buffer = std::mem::take(&mut self.0);
+        buffer.clear();
+        let _ = FREED.try_with(|freed| {
+            let mut freed = freed.borrow_mut();
+            if buffer.capacity() <= KEEP {
+                freed.push(buffer);
+            }
+            while freed.iter().map(Vec::capacity).sum::<usize>() > KEEP {
+                freed.remove(0);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept() -> Vec<usize> {
+        FREED.with_borrow(|freed| freed.iter().map(Vec::capacity).collect())
+    }
+
+    #[test]
+    fn memory_is_used_again_when_nobody_shares_it_any_more() {
+        let mut first = buffer(LARGE);
+        first.push(1);
+        let place = first.as_ptr();
+        let shared = share(first);
+        let part = shared.slice(..1);
+        drop(shared);
+        assert!(kept().is_empty());
+        assert_eq!(part[..], [1]);
+        drop(part);
+        assert_eq!(kept(), [LARGE]);
+        let larger = buffer(LARGE + 1);
+        assert_eq!(kept(), [LARGE]);
+        let again = buffer(LARGE);
+        assert_eq!((again.as_ptr(), again.len(), kept().len()), (place, 0, 0));
+        drop((larger, again));
+        drop(share(Vec::with_capacity(5 * LARGE)));
+        assert_eq!((buffer(LARGE).capacity(), buffer(2 * LARGE).capacity()), (LARGE, 5 * LARGE));
+    }
+
+    #[test]
+    fn only_so_much_is_kept() {
+        drop(share(Vec::with_capacity(LARGE - 1)));
+        drop(share(Vec::with_capacity(KEEP + 1)));
+        assert!(kept().is_empty());
+        let all: Vec<Bytes> = (1..=5).map(|size| share(Vec::with_capacity(size * KEEP / 10))).collect();
+        drop(all);
+        assert_eq!(kept(), [4 * KEEP / 10, 5 * KEEP / 10]);
+        std::thread::spawn(|| assert!(kept().is_empty())).join().unwrap();
+    }
+}
