@@ -198,6 +198,10 @@ impl Connection {
             self.note_written();
         }
         self.throttled = matches!(result, Ok(Flush::Throttled));
+        if result.is_ok() && self.is_stuck() {
+            self.stop_writing(Life::Failed);
+            return Err(ChannelError::PeerGone);
+        }
         if self.queued_bytes() == 0 {
             self.queued = 0;
         }
@@ -219,7 +223,12 @@ impl Connection {
     /// Whether to wait for the socket to become writable and then flush.
     pub fn wants_write(&self) -> bool {
         let due = self.node.as_ref().is_some_and(|node| node.book.is_due());
-        (!self.outbox.is_empty() || due) && !self.throttled && self.life == Life::Open
+        (!self.outbox.is_empty() || due || self.is_stuck()) && !self.throttled && self.life == Life::Open
+    }
+
+    /// Whether what is queued waits for an answer that the peer, which has closed its side, will not give.
+    fn is_stuck(&self) -> bool {
+        self.inbox.ended() && self.outbox.is_empty() && self.held() != (0, 0)
     }
 
     /// Whether the last flush ended with [`Flush::Throttled`] and should be tried again after a delay.
@@ -260,6 +269,14 @@ impl Connection {
         }
         // The peer may be gone already, and then there is nothing to tell.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+    }
+
+    /// Whether a handle waits until the peer has read everything that was sent before it.
+    ///
+    /// For Deno: a handle that it reads together with an earlier message is lost, and never answered. [`Fork`](crate::Fork)
+    /// sets it where the runtime's name begins with `deno`.
+    pub fn send_handles_alone(&mut self, alone: bool) {
+        self.outbox.set_alone(alone);
     }
 
     /// The codec both ends use.

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use everycore_ipc::blocking::Channel;
-use everycore_ipc::{ChannelError, Codec, Connection, Flush, Limits, Message, SendError};
+use everycore_ipc::{ChannelError, Codec, Connection, Flush, Handle, Limits, Message, SendError};
 use everycore_sys::socket_pair::stream_pair;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -43,6 +43,29 @@ fn threads_send_and_receive_at_once_on_one_channel() {
         }
         assert_eq!(number(&here), None);
     });
+}
+
+/// A Node peer that dies without an answer to a handle leaves nobody waiting for it.
+#[test]
+fn a_peer_that_ends_before_it_has_answered_fails_what_waits_for_the_answer() {
+    for half in [false, true] {
+        let (peer, ours) = stream_pair().unwrap();
+        let channel = Channel::new(Connection::new(ours, Codec::Json, Limits::default()).unwrap());
+        let handle = Handle::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        channel.with_connection(|connection| {
+            connection.queue(Message::json("with a handle").unwrap().with_handle(handle)).unwrap();
+            assert_eq!(connection.flush().unwrap(), Flush::Done);
+        });
+        let (done, waits) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(channel.send("behind it")).unwrap());
+        if half {
+            rustix::net::shutdown(&peer, rustix::net::Shutdown::Write).unwrap();
+        } else {
+            drop(peer);
+        }
+        let sent = waits.recv_timeout(DEADLINE).expect("it does not wait for ever");
+        assert!(matches!(sent, Err(SendError::Failed(ChannelError::PeerGone))), "{sent:?}");
+    }
 }
 
 #[test]

@@ -56,6 +56,27 @@ fn outside_a_runtime_the_error_says_so() {
     assert!(matches!(sent, Poll::Ready(Err(SendError::Failed(ChannelError::NoRuntime)))));
 }
 
+/// A Node peer that dies without an answer to a handle leaves nobody waiting for it.
+#[test]
+fn a_peer_that_ends_before_it_has_answered_fails_what_waits_for_the_answer() {
+    for half in [false, true] {
+        run(async {
+            let (peer, ours) = stream_pair().unwrap();
+            let here = Channel::new(Connection::new(ours, Codec::Json, Limits::default()).unwrap());
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            here.send_with("with a handle", socket).await.unwrap();
+            here.send("behind it").await.unwrap();
+            if half {
+                rustix::net::shutdown(&peer, rustix::net::Shutdown::Write).unwrap();
+            } else {
+                drop(peer);
+            }
+            let told = here.flush().await;
+            assert!(matches!(told, Err(ChannelError::PeerGone)), "{told:?}");
+        });
+    }
+}
+
 #[test]
 fn many_messages_both_ways_at_once_keep_their_order() {
     let (here, there) = pair(Limits { queue_bytes: 4096, ..Limits::default() });

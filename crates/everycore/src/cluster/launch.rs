@@ -60,7 +60,8 @@ impl Driver {
             queue_bytes: QUEUED_BYTES + Limits::default().frame,
             ..Limits::default()
         };
-        let connection = Connection::new(ours, codec, limits).map_err(system("channel"))?;
+        let mut connection = Connection::new(ours, codec, limits).map_err(system("channel"))?;
+        connection.send_handles_alone(command.is_deno());
         let link = Link::new(connection, self.shared.connected(info.id));
         let mut member = match self.dialect {
             Dialect::Everycore => self.greet(info, link).map_err(system("page of counters"))?,

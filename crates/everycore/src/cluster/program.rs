@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use everycore_ipc::OURS_ALONE;
@@ -58,6 +58,12 @@ impl WorkerCommand {
             stderr: None,
         }
     }
+
+    /// By its name; the script that workers load first says so, too.
+    pub(crate) fn is_deno(&self) -> bool {
+        let name = Path::new(&self.program).file_name().and_then(OsStr::to_str);
+        name.is_some_and(|name| name.starts_with("deno"))
+    }
 }
 
 /// The language of the channel between the primary and its workers.
@@ -66,8 +72,8 @@ pub enum Dialect {
     /// Ours: for programs that use this library, and for those that use no channel at all.
     #[default]
     Everycore,
-    /// Node's cluster: for real Node, Bun and Deno; the last two in JSON only. Node serves under every policy. Deno takes handed-over connections
-    /// only, not a listening socket: `rr`, `least` or `sticky`. Bun takes neither: each worker's HTTP servers have a
+    /// Node's cluster: for real Node, Bun and Deno; the last two in JSON only. Node serves under every policy. Deno takes
+    /// handed-over connections only, not a listening socket: `rr`, `least` or `sticky`. Bun takes neither: each worker's HTTP servers have a
     /// socket of their own, as under `reuseport`, whatever the policy.
     Node(Serialization),
 }
@@ -148,7 +154,7 @@ impl Program {
         let script = self.node.as_ref().and_then(|node| node.exec.as_deref());
         script
             .or(self.exec.as_deref())
-            .map(std::path::Path::new)
+            .map(Path::new)
             .and_then(std::path::Path::file_stem)
             .map_or_else(|| "app".into(), |stem| stem.to_string_lossy().into_owned())
     }

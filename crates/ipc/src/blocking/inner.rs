@@ -96,8 +96,8 @@ impl Inner {
         let mut state = self.lock();
         loop {
             let received = state.connection.receive();
-            if state.connection.wants_write() {
-                // Answers to handles. A peer that is gone shows in what is received, after everything it sent.
+            if state.connection.wants_write() || state.connection.is_throttled() {
+                // Answers to handles, or what could not go a moment ago. A peer that is gone shows in what is received, after everything it sent.
                 let _ = state.connection.flush();
             }
             match received? {

@@ -105,12 +105,15 @@ impl Fork {
     pub fn spawn_parts(&self) -> Result<ChildParts, ForkError> {
         let plumbing = |source| ForkError::Plumbing { program: self.program.clone(), source };
         let channel = self.channel.map(|number| ChannelEnds::new(number, self.codec, self.limits));
-        let channel = channel.transpose().map_err(plumbing)?;
+        let mut channel = channel.transpose().map_err(plumbing)?;
         let stdin = self.stdin.input().map_err(plumbing)?;
         let stdout = self.stdout.output().map_err(plumbing)?;
         let stderr = self.stderr.output().map_err(plumbing)?;
 
         let mut program = self.program();
+        if let Some(channel) = &mut channel {
+            channel.ours.send_handles_alone(is_deno(&program.program));
+        }
         let standard = [(stdin.theirs(), 0), (stdout.theirs(), 1), (stderr.theirs(), 2)];
         program.descriptors = standard.into_iter().filter_map(|(fd, number)| Some((fd?, number))).collect();
         program.descriptors.extend(self.descriptors.iter().map(|(fd, number)| (fd.as_fd(), *number)));
@@ -306,6 +309,12 @@ impl Fork {
         self.template.no_new_privs = set;
         self
     }
+}
+
+/// By its name, as it is known elsewhere.
+fn is_deno(program: &OsStr) -> bool {
+    let name = Path::new(program).file_name().and_then(OsStr::to_str);
+    name.is_some_and(|name| name.starts_with("deno"))
 }
 
 /// By its name alone: the file may be found by the child only.

@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use bytes::Bytes;
-use everycore_sys::scm_rights;
+use everycore_sys::{scm_rights, socket_pair};
 use rustix::io::Errno;
 
 use crate::handle::Handle;
@@ -90,8 +90,9 @@ pub enum Flush {
     /// As much was written as is fair at a time: flush again after everything else had its turn. The socket may be
     /// writable all the while.
     More,
-    /// Too many descriptors are on their way (`ETOOMANYREFS`), or the kernel is short of memory (`ENOBUFS`): flush again
-    /// after a short delay, about a millisecond.
+    /// Too many descriptors are on their way (`ETOOMANYREFS`), the kernel is short of memory (`ENOBUFS`), or a handle
+    /// waits for the peer to have read ([`Connection::send_handles_alone`](crate::Connection::send_handles_alone)): flush
+    /// again after a short delay, about a millisecond.
     /// The socket may well be writable, so waiting for that would spin.
     Throttled,
 }
@@ -105,6 +106,10 @@ pub(crate) struct Outbox {
     plain: usize,
     /// The front piece's descriptor goes with its last byte alone, which no read can cut in two.
     apart: bool,
+    /// A descriptor waits until the peer has read everything in front of it.
+    alone: bool,
+    /// The peer had read everything, when it was last looked at.
+    clear: bool,
     bytes: usize,
     handles: usize,
     urgent: usize,
@@ -221,6 +226,11 @@ impl Outbox {
         parcels
     }
 
+    /// Whether a descriptor is sent only when the peer has read everything in front of it.
+    pub(crate) fn set_alone(&mut self, alone: bool) {
+        self.alone = alone;
+    }
+
     /// Bytes that went ahead of the queue and are not written.
     pub(crate) fn urgent(&self) -> usize {
         self.urgent
@@ -245,6 +255,9 @@ impl Outbox {
             if written >= TURN {
                 return Ok(Flush::More);
             }
+            if self.must_wait(socket)? {
+                return Ok(Flush::Throttled);
+            }
             self.set_apart();
             match self.write_once(socket) {
                 Ok(count) => {
@@ -257,6 +270,21 @@ impl Outbox {
             }
         }
         Ok(Flush::Done)
+    }
+
+    /// Before a piece with a descriptor is begun: whether the peer might read it together with what is in front of it.
+    fn must_wait(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
+        let carries = self.pieces.front().is_some_and(|piece| !piece.cargo.handles().is_empty());
+        if !self.alone || !carries || self.plain == 0 || self.written > 0 {
+            return Ok(false);
+        }
+        // Seen twice, since the peer may be about to look for more in the call that took the last of it.
+        let was_clear = std::mem::replace(&mut self.clear, socket_pair::unread_by_peer(socket)? == 0);
+        if was_clear && self.clear {
+            (self.plain, self.clear) = (0, false);
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     /// Before the front piece is begun: whether a read of Node's could end within it.

@@ -61,8 +61,13 @@ impl Driver {
                 }
             }
             FromNode::Report { live, late, is_deno } => {
-                if let Some(node) = self.node(worker) {
+                if let Some(member) = self.members.get_mut(&worker)
+                    && let Side::Node(node) = &mut member.side
+                {
                     node.is_deno = is_deno;
+                    if let Some(link) = member.link.as_mut().filter(|_| is_deno) {
+                        link.connection.send_handles_alone(true);
+                    }
                 }
                 self.report(worker, live, late);
             }
