@@ -64,8 +64,8 @@ pub struct Child {
 enum Stage {
     /// Messages may come.
     Connected,
-    /// It has ended; what it had sent before is still to be read.
-    Draining,
+    /// It has ended; what it had sent before is still to be read, up to this place.
+    Draining(u64),
     /// The channel failed, which was said; its end was not.
     Broken,
     /// Without a channel, or its end was said.
@@ -92,12 +92,15 @@ impl Child {
         self.channel.as_ref()
     }
 
-    /// Sends a value. A message sent before the child is ready for it waits in the channel.
+    /// Sends a value, written as the codec has it. A message sent before the child is ready for it waits in the channel.
     ///
     /// # Errors
     /// As [`Channel::send`]; [`SendError::Closed`] without a channel.
     pub async fn send<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError> {
-        self.send_message(Message::json(value)?).await
+        match &self.channel {
+            Some(channel) => channel.send(value).await,
+            None => self.send_message(Message::json(value)?).await,
+        }
     }
 
     /// Sends a value together with a socket or another handle.
@@ -109,7 +112,10 @@ impl Child {
         value: &T,
         handle: impl Into<Handle>,
     ) -> Result<(), SendError> {
-        self.send_message(Message::json(value)?.with_handle(handle)).await
+        match &self.channel {
+            Some(channel) => channel.send_with(value, handle).await,
+            None => self.send_message(Message::json(value)?.with_handle(handle)).await,
+        }
     }
 
     /// Sends a message.
@@ -207,14 +213,20 @@ impl Child {
         loop {
             match (self.stage, &self.channel) {
                 (Stage::Connected, Some(channel)) => match self.process.or_ended(channel.recv()).await? {
-                    Ok(received) => return Ok(Some(self.received(received))),
-                    Err(_status) => self.stage = Stage::Draining,
+                    Ok(received) => {
+                        // Somebody else may go on writing for ever.
+                        if matches!(received, Ok(Some(_))) && self.process.shows_end() {
+                            self.stage = draining(channel);
+                        }
+                        return Ok(Some(self.received(received)));
+                    }
+                    Err(_status) => self.stage = draining(channel),
                 },
-                (Stage::Draining, Some(channel)) => {
-                    let received = next_already_there(channel);
+                (Stage::Draining(until), Some(channel)) => {
+                    let received = next_already_there(channel, until);
                     return Ok(Some(self.received(received)));
                 }
-                (Stage::Broken, _) | (Stage::Connected | Stage::Draining, None) => {
+                (Stage::Broken, _) | (Stage::Connected | Stage::Draining(_), None) => {
                     return Ok(Some(self.disconnected()));
                 }
                 (Stage::Disconnected, _) => {
@@ -246,14 +258,25 @@ impl Child {
     }
 }
 
+/// What is here by now is what it had sent.
+fn draining(channel: &Channel) -> Stage {
+    Stage::Draining(channel.with_connection(|connection| connection.arrived()))
+}
+
 /// The next of the messages that a child had sent when it ended; they are all here, so nothing is waited for. A
-/// grandchild may hold the other end open, but has no part in this.
-fn next_already_there(channel: &Channel) -> Result<Option<Message>, ChannelError> {
-    loop {
-        match channel.with_connection(|connection| connection.receive())? {
-            Received::Message(Incoming::User(message)) => return Ok(Some(message)),
-            Received::Message(_) | Received::More => {}
-            Received::Blocked | Received::Closed => return Ok(None),
+/// grandchild may hold the other end open, and may write without end; what it adds is behind `until`, and nobody's.
+fn next_already_there(channel: &Channel, until: u64) -> Result<Option<Message>, ChannelError> {
+    channel.with_connection(|connection| {
+        let mut blocked = false;
+        while !connection.has_received(until) {
+            match connection.receive()? {
+                Received::Message(Incoming::User(message)) => return Ok(Some(message)),
+                Received::Message(_) | Received::More => blocked = false,
+                // Once, it may be of a read that was before the last of it came.
+                Received::Blocked if !blocked => blocked = true,
+                Received::Blocked | Received::Closed => break,
+            }
         }
-    }
+        Ok(None)
+    })
 }

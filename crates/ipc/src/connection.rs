@@ -279,6 +279,18 @@ impl Connection {
         self.outbox.set_alone(alone);
     }
 
+    /// The place in what the peer sends that it has come to by now: behind the last byte that is in the socket or here.
+    pub(crate) fn arrived(&self) -> u64 {
+        // Fails only on what is no socket.
+        let unread = rustix::io::ioctl_fionread(&self.socket).unwrap_or(0);
+        self.inbox.position() + self.inbox.leftover() as u64 + unread
+    }
+
+    /// Whether everything up to this place was received.
+    pub(crate) fn has_received(&self, place: u64) -> bool {
+        self.parked.is_empty() && self.inbox.position() >= place
+    }
+
     /// The codec both ends use.
     pub fn codec(&self) -> Codec {
         self.codec

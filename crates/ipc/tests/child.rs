@@ -11,8 +11,8 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 
 use everycore_ipc::{
-    ChildParts, Codec, Event, ExitStatus, Fork, ForkError, Handle, ParentError, PidFd, SendError, Stdio,
-    fork, inherited, parent,
+    ChildParts, Codec, Connection, Event, ExitStatus, Flush, Fork, ForkError, Handle, Limits, Message,
+    Outgoing, ParentError, PidFd, SendError, Stdio, fork, inherited, parent,
 };
 use everycore_sys::{Spawn, SpawnError, inherit, spawn};
 use support::{block_on, until};
@@ -23,6 +23,8 @@ fn main() {
     match std::env::var(ROLE).as_deref() {
         Ok("echo") => echo(),
         Ok("last words") => last_words(),
+        Ok("leaves a talker") => leaves_a_talker(),
+        Ok("talker") => talker(),
         Ok("too late") => too_late(),
         Ok("twice") => twice(),
         Ok("nobody") => nobody(),
@@ -41,6 +43,8 @@ const TESTS: &[(&str, fn())] = &[
         "a_grandchild_that_holds_the_channel_delays_nothing",
         a_grandchild_that_holds_the_channel_delays_nothing,
     ),
+    ("a_grandchild_that_talks_delays_nothing", a_grandchild_that_talks_delays_nothing),
+    ("a_child_is_sent_what_its_codec_can_say", a_child_is_sent_what_its_codec_can_say),
     ("disconnecting_ends_a_child", disconnecting_ends_a_child),
     ("a_dropped_child_lives_and_is_waited_for", a_dropped_child_lives_and_is_waited_for),
     ("pipes_null_and_files", pipes_null_and_files),
@@ -117,6 +121,47 @@ fn a_grandchild_that_holds_the_channel_delays_nothing() {
         let mut pid = String::new();
         child.stdout.take().unwrap().read_to_string(&mut pid).unwrap();
         PidFd::open(pid.trim().parse().unwrap()).unwrap().signal(libc_sigkill()).unwrap();
+    });
+}
+
+fn a_grandchild_that_talks_delays_nothing() {
+    block_on(async {
+        let mut child = role("leaves a talker").stdin(Stdio::Pipe).stdout(Stdio::Pipe).spawn().unwrap();
+        let first = child.event().await.unwrap();
+        assert!(matches!(first, Some(Event::Message(message)) if message.bytes() == "\"of the child\""));
+        drop(child.stdin.take());
+        let stat = format!("/proc/{}/stat", child.pid());
+        until("the child ends", || std::fs::read_to_string(&stat).unwrap().contains(") Z "));
+        let mut messages = 0;
+        let end = loop {
+            match child.event().await.unwrap() {
+                Some(Event::Message(_)) => messages += 1,
+                end => break end,
+            }
+            assert!(messages < 100_000, "it talks without end, and nobody hears of the child's");
+            until("a program that is slower than the talker finds more than it can read at once", || {
+                rustix::io::ioctl_fionread(child.channel().unwrap()).unwrap() > 100 * 1024
+            });
+        };
+        assert!(matches!(end, Some(Event::Disconnect)), "{end:?}");
+        assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(ExitStatus::Code(4)))));
+        let mut pid = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut pid).unwrap();
+        PidFd::open(pid.trim().parse().unwrap()).unwrap().signal(libc_sigkill()).unwrap();
+    });
+}
+
+fn a_child_is_sent_what_its_codec_can_say() {
+    block_on(async {
+        let child = role("echo").codec(Codec::Advanced).spawn().unwrap();
+        let sent = Bytes(vec![0, 255, 7]);
+        child.send(&sent).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        child.send_with(&sent, Handle::duplicate(&listener).unwrap()).await.unwrap();
+        for _ in 0..2 {
+            let back = child.recv().await.unwrap().unwrap();
+            assert_eq!(back.parse::<Bytes>().unwrap(), sent, "bytes stay bytes");
+        }
     });
 }
 
@@ -360,6 +405,48 @@ fn last_words() {
     });
 }
 
+/// Ends while a process of its own writes on the same channel.
+fn leaves_a_talker() {
+    let mut connection = inherited().unwrap().unwrap().connection(Limits::default()).unwrap();
+    connection.queue(Message::json("of the child").unwrap()).unwrap();
+    assert_eq!(connection.flush().unwrap(), Flush::Done);
+    let talker = fork(std::env::current_exe().unwrap())
+        .env(ROLE, "talker")
+        .stdin(Stdio::Null)
+        .stdout(Stdio::Pipe)
+        .without_channel()
+        .fd(9, connection.as_fd().try_clone_to_owned().unwrap());
+    let mut talker = talker.spawn_parts().unwrap();
+    println!("{}", talker.pidfd.pid());
+    // It talks already.
+    talker.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    let _ = std::io::stdin().read(&mut [0]);
+    std::process::exit(4);
+}
+
+/// Writes until nobody reads any more: to the program, and what the program is not shown.
+fn talker() {
+    let channel = inherit::adopt_fd(9, &[]).unwrap();
+    rustix::net::sockopt::set_socket_send_buffer_size(&channel, 200_000).unwrap();
+    let mut connection = Connection::new(channel, Codec::Native, Limits::default()).unwrap();
+    let mut told = false;
+    loop {
+        while connection.queued_bytes() < 256 * 1024
+            && connection.queue(Outgoing::internal(Message::raw("x"))).is_ok()
+            && connection.queue(Message::json("of the grandchild").unwrap()).is_ok()
+        {}
+        if connection.flush().is_err() {
+            return;
+        }
+        if !std::mem::replace(&mut told, true) {
+            std::io::stdout().write_all(b"!").unwrap();
+            std::io::stdout().flush().unwrap();
+        }
+        // It is called writable only when three quarters of the buffer are free.
+        std::thread::yield_now();
+    }
+}
+
 fn too_late() {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || stopped.recv());
@@ -417,6 +504,32 @@ fn sigchld() {
         let mut child = fork("sh").args(["-c", "exit 5"]).without_channel().spawn().unwrap();
         assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(ExitStatus::Unknown))));
     });
+}
+
+/// Bytes as such: a list of numbers is something else.
+#[derive(Debug, PartialEq)]
+struct Bytes(Vec<u8>);
+
+impl serde::Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Only;
+        impl serde::de::Visitor<'_> for Only {
+            type Value = Bytes;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes, and no list of numbers")
+            }
+            fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
+                Ok(Bytes(bytes.to_vec()))
+            }
+        }
+        from.deserialize_bytes(Only)
+    }
 }
 
 fn role(name: &str) -> Fork {

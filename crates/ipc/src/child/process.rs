@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use everycore_sys::{ExitStatus, PidFd};
 use rustix::io::Errno;
@@ -68,6 +68,13 @@ impl Process {
             end.as_mut().poll(context).map_ok(Err)
         })
         .await
+    }
+
+    /// Whether the runtime has seen it end. Asks the kernel only then.
+    pub(super) fn shows_end(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let ready = self.ready().is_ok_and(|ready| ready.poll_read_ready(&mut context).is_ready());
+        ready && matches!(self.try_wait(), Ok(Some(_)))
     }
 
     fn ready(&self) -> io::Result<&AsyncFd<Arc<PidFd>>> {
