@@ -64,6 +64,8 @@ pub enum Error {
         /// Which worker.
         worker: u32,
     },
+    /// Nobody answers requests: the primary's program observes no events, or has declined this one.
+    Unheard,
     /// A request was not answered in time.
     TimedOut {
         /// How long was waited.
@@ -125,6 +127,9 @@ impl fmt::Display for Error {
                     "worker {worker} does not read its channel and the queue to it is full; send again later"
                 )
             }
+            Self::Unheard => f.write_str(
+                "nobody answers: the primary's program hears no requests (Cluster::on_event), or has no answer to this one",
+            ),
             Self::TimedOut { after } => write!(f, "no reply within {after:?}"),
             Self::Setting(what) => f.write_str(what),
             Self::Program(what) => f.write_str(what),

@@ -42,6 +42,8 @@ pub(crate) enum ToWorker {
     LeaveNoted,
     /// The shared secrets: the answer to `Secrets`, and again after each rotation.
     Secrets(SecretSet),
+    /// Nobody will answer this question of the worker's program.
+    Unheard { request: u64 },
 }
 
 /// Who the worker is.
@@ -137,6 +139,7 @@ impl ToWorker {
             Self::Disconnect { stopping } => json!({"act": "disconnect", "stopping": stopping}),
             Self::LeaveNoted => json!({"act": "leave-noted"}),
             Self::Secrets(set) => encode_secrets(set),
+            Self::Unheard { request } => json!({"act": "unheard", "request": request}),
         }
         .to_string()
         .into_bytes()
@@ -186,6 +189,7 @@ impl ToWorker {
             }
             "leave-noted" => Ok(Self::LeaveNoted),
             "secrets" => decode_secrets(&message).map(Self::Secrets),
+            "unheard" => Ok(Self::Unheard { request: message.number("request")? }),
             other => Err(ProtocolError(format!("unknown act '{other}'"))),
         }
     }
@@ -481,6 +485,7 @@ mod tests {
             ToWorker::Disconnect { stopping: true },
             ToWorker::Disconnect { stopping: false },
             ToWorker::LeaveNoted,
+            ToWorker::Unheard { request: 6 },
             ToWorker::Secrets(secrets()),
             ToWorker::Secrets(secrets().rotated([3; Secret::LEN])),
         ];

@@ -9,7 +9,7 @@
 )]
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -26,12 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A name, and what is to hold.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 14] = [
     ("a_worker_that_gives_up_its_last_listener_does_not_keep_the_primary_busy", gives_up_its_listener),
     ("a_request_without_end_is_one", request_without_end),
     ("an_observer_that_panics_ends_the_wait_of_others", observer_panics),
     ("a_question_that_finds_the_queue_full_fails_at_once", question_finds_queue_full),
     ("a_question_that_the_worker_drops_fails_at_once", question_is_dropped),
+    ("a_question_that_no_program_hears_fails_at_once", question_is_unheard),
     ("a_stop_serves_everybody_who_waits_already", stop_serves_who_waits),
     ("a_signal_during_a_stop_forgets_nobody_who_waits", signal_during_stop),
     ("what_is_read_back_waits_for_descriptors_to_be_read_back_with", read_back_waits_for_descriptors),
@@ -69,6 +70,10 @@ async fn work(worker: Worker) -> everycore::Result<()> {
             let (stream, _) = listener.accept().await.map_err(|error| Error::Message(error.to_string()))?;
             drop(listener);
             drop(stream);
+        }
+        Some("asks") => {
+            let error = worker.request("anybody?", 20 * PATIENCE).await.unwrap_err();
+            TcpStream::connect(&args[1]).unwrap().write_all(error.to_string().as_bytes()).unwrap();
         }
         Some("serve") => greet(worker.listener("a").await?).await,
         // The first version listens here, the next ones there.
@@ -219,6 +224,39 @@ fn question_is_dropped() {
     // More than the worker keeps for a program that takes none.
     ask_too_much(running.primary(), 1_100);
     stop(running);
+}
+
+fn question_is_unheard() {
+    let hears = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = hears.local_addr().unwrap().to_string();
+    let unheard = || {
+        let (mut error, mut stream) = (String::new(), accept_in_time(&hears));
+        stream.read_to_string(&mut error).unwrap();
+        assert!(error.contains("nobody"), "{error}");
+    };
+    let cluster = || Cluster::builder().workers(1).signals(false).args(["asks", &address]);
+    // Without an observer, and with one that has no answers.
+    let running = cluster().start().unwrap();
+    unheard();
+    stop(running);
+    let running = cluster()
+        .on_event(|primary, event| {
+            if let Event::Request { worker, id, .. } = event {
+                primary.decline(worker.id, id).unwrap();
+            }
+        })
+        .start()
+        .unwrap();
+    unheard();
+    stop(running);
+}
+
+/// The next connection; fails when none comes.
+fn accept_in_time(listener: &TcpListener) -> TcpStream {
+    let timeout = rustix::event::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    let mut fds = [rustix::event::PollFd::new(listener, rustix::event::PollFlags::IN)];
+    assert_eq!(rustix::event::poll(&mut fds, Some(&timeout)).unwrap(), 1, "nobody comes");
+    listener.accept().unwrap().0
 }
 
 /// Connections nobody has answered yet.

@@ -148,6 +148,10 @@ impl Observer {
         if let Event::Message { message, .. } = event {
             return self.hear_message(message);
         }
+        if let Event::Request { worker, id, .. } = event {
+            // Nobody here has an answer. Fails only when the primary has ended, and then nobody waits.
+            let _ = primary.decline(worker.id, *id);
+        }
         let line = lock(&self.narrator).tell(event);
         match &self.json {
             Some(app) => {

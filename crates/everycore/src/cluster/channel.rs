@@ -144,6 +144,7 @@ impl Driver {
                 None => {}
             },
             Incoming::User(message) => self.receive_user(worker, message),
+            Incoming::Request { id, .. } if self.observer.is_none() => self.decline(worker, id),
             Incoming::Request { id, message } => {
                 let worker = self.info(worker);
                 self.tell(Event::Request { worker, id, message });
@@ -153,6 +154,13 @@ impl Driver {
                     member.requests.close(id, Ok(message));
                 }
             }
+        }
+    }
+
+    /// Nobody will answer this question of a worker's. A Node worker asks none.
+    pub(super) fn decline(&mut self, worker: WorkerId, request: u64) {
+        if let Some(Side::Library(_)) = self.members.get(&worker).map(|member| &member.side) {
+            self.reply(worker, &ToWorker::Unheard { request }, Vec::new());
         }
     }
 

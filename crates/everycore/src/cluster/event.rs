@@ -66,7 +66,8 @@ pub enum Event {
         /// What it sent, perhaps with handles.
         message: Message,
     },
-    /// The worker sent a request; answer with [`Primary::reply`](crate::Primary::reply).
+    /// The worker sent a request; answer with [`Primary::reply`](crate::Primary::reply), or
+    /// [`decline`](crate::Primary::decline) it.
     Request {
         /// Which worker.
         worker: WorkerInfo,

@@ -62,6 +62,7 @@ pub(crate) enum Order {
     Send { worker: u32, message: Message },
     Request { worker: u32, message: Message, timeout: Duration, reply: oneshot::Sender<Result<Message>> },
     Reply { worker: u32, id: u64, message: Message },
+    Decline { worker: u32, id: u64 },
     Disconnect { worker: u32 },
     DisconnectAll,
     Kill { worker: u32, signal: i32 },
@@ -262,6 +263,15 @@ impl Primary {
     pub fn reply<T: Serialize + ?Sized>(&self, worker: u32, id: u64, message: &T) -> Result<()> {
         let message = encode(message)?;
         self.give(worker, message.bytes().len(), Order::Reply { worker, id, message })
+    }
+
+    /// Tells a worker that its [`Event::Request`](crate::Event::Request) will not be answered, so that it need not wait for
+    /// its time to pass: there it is [`Error::Unheard`].
+    ///
+    /// # Errors
+    /// [`Error::PrimaryGone`].
+    pub fn decline(&self, worker: u32, id: u64) -> Result<()> {
+        self.shared.give(Order::Decline { worker, id })
     }
 
     /// Asks one worker to stop accepting, finish what it has and leave; it is not replaced.

@@ -153,6 +153,7 @@ impl Driver {
                 let id = member.requests.open(reply, timeout, Instant::now());
                 self.ask(worker, id, message);
             }
+            Order::Decline { worker, id } => self.decline(WorkerId::new(worker), id),
             Order::Disconnect { worker } => {
                 self.order(CoreEvent::Disconnect { worker: WorkerId::new(worker) })
             }

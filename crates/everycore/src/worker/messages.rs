@@ -136,7 +136,7 @@ impl Worker {
     /// Asks the primary's program and waits for its answer.
     ///
     /// # Errors
-    /// [`Error::TimedOut`], [`Error::Disconnected`], or as [`send`](Self::send).
+    /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Unheard`] when nobody answers, or as [`send`](Self::send).
     pub async fn request<T: Serialize + ?Sized>(&self, message: &T, timeout: Duration) -> Result<Message> {
         let message = encode(message)?;
         let link = &self.core.link;
@@ -159,7 +159,9 @@ impl Worker {
         ensure_thread(link)?;
         let deadline = Instant::now().checked_add(timeout);
         let mut question = Question::open(link)?;
-        post_blocking(link, Outgoing::request(question.id, message))?;
+        if !post_until(link, Outgoing::request(question.id, message), deadline)? {
+            return Err(Error::TimedOut { after: timeout });
+        }
         match wait_blocking(link, &mut question.answer, deadline) {
             Some(answer) => answer?,
             None => Err(Error::TimedOut { after: timeout }),
@@ -298,11 +300,16 @@ fn see_written(link: &Arc<Link>, left: bool) -> Result<()> {
 }
 
 /// As [`post`], for a thread.
-fn post_blocking(link: &Arc<Link>, mut outgoing: Outgoing) -> Result<()> {
+fn post_blocking(link: &Arc<Link>, outgoing: Outgoing) -> Result<()> {
+    post_until(link, outgoing, None).map(drop)
+}
+
+/// As [`post_blocking`]; false when the deadline came before there was room.
+fn post_until(link: &Arc<Link>, mut outgoing: Outgoing, deadline: Option<Instant>) -> Result<bool> {
     loop {
         match link.post(outgoing) {
-            Ok(true) => return ensure_thread(link),
-            Ok(false) => return Ok(()),
+            Ok(true) => return ensure_thread(link).map(|()| true),
+            Ok(false) => return Ok(true),
             Err(SendError::Full(back)) => outgoing = *back,
             Err(error) => return Err(refused(&error)),
         }
@@ -311,7 +318,10 @@ fn post_blocking(link: &Arc<Link>, mut outgoing: Outgoing) -> Result<()> {
         if state.has_room() {
             continue;
         }
-        drop(link.wait_change(state, None));
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Ok(false);
+        }
+        drop(link.wait_change(state, deadline));
     }
 }
 

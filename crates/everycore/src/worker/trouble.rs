@@ -27,6 +27,12 @@ pub enum Trouble {
         /// How many, since the worker's start.
         count: u64,
     },
+    /// The primary said something that this version does not understand, so this worker drains and leaves, as if the primary
+    /// had died.
+    PrimaryBroke {
+        /// What it said, or how it broke off.
+        reason: String,
+    },
     /// The program has not taken messages for a second while the inbox was full, so newer ones were dropped.
     MessagesDropped {
         /// How many, since the worker's start.
@@ -48,6 +54,10 @@ impl fmt::Display for Trouble {
             Self::HandlesLost { count } => write!(
                 f,
                 "out of descriptors: {count} handles of the primary were lost on their way; raise the limit (ulimit -n)"
+            ),
+            Self::PrimaryBroke { reason } => write!(
+                f,
+                "the primary sent what this worker does not understand, which drains and leaves: {reason}; build both from one release"
             ),
             Self::MessagesDropped { count } => {
                 write!(f, "{count} messages of the primary were dropped since the program does not take them")

@@ -9,6 +9,7 @@ use everycore_ipc::{ChannelError, Connection, Incoming, Message, Received};
 
 use super::{Asker, Link, Read, State};
 use crate::address::BoundAddress;
+use crate::error::Error;
 use crate::protocol::{FromWorker, ListenFailure, Mode, ToWorker};
 use crate::worker::deliveries::{Answer, Deliveries, Delivery};
 use crate::worker::drain::Why;
@@ -39,6 +40,8 @@ struct Afterwards {
     unwanted: Vec<Claim>,
     /// Perhaps the last that knew of these.
     deliveries: Vec<Arc<Deliveries>>,
+    /// How the primary broke the protocol: for the program's hook, which may do anything.
+    broke: Option<String>,
 }
 
 impl Link {
@@ -66,8 +69,12 @@ impl Link {
                     read = Read::Empty;
                     break;
                 }
-                // A primary that breaks the protocol is no primary: drain and leave, as if it had died.
-                Ok(Received::Closed) | Err(_) => self.end(&mut state),
+                // `PartialFrame`: it died in the middle of a word.
+                Ok(Received::Closed) | Err(ChannelError::PartialFrame { .. }) => self.end(&mut state),
+                Err(error) => afterwards.broke = Some(error.to_string()),
+            }
+            if afterwards.broke.is_some() {
+                break;
             }
         }
         state.broke_off = read == Read::More;
@@ -80,9 +87,16 @@ impl Link {
             }
         }
         let (count, now_lost) = (state.inbox.dropped(), state.lost());
+        let broke = afterwards.broke.take();
         drop(state);
         drop(afterwards);
         self.changed.notify_all();
+        if let Some(reason) = broke {
+            // A primary that breaks the protocol is no primary: drain and leave, as if it had died, but not without a word.
+            self.troubles.tell(&Trouble::PrimaryBroke { reason });
+            self.end(&mut self.lock());
+            return Read::Over;
+        }
         if count > dropped {
             self.troubles.tell(&Trouble::MessagesDropped { count });
         }
@@ -114,7 +128,7 @@ impl Link {
                 }
                 None => match ToWorker::decode(message.bytes()) {
                     Ok(order) => afterwards.unwanted.extend(self.obey(state, order, message)),
-                    Err(_) => self.end(state),
+                    Err(error) => afterwards.broke = Some(error.to_string()),
                 },
             },
         }
@@ -208,6 +222,11 @@ impl Link {
                     }
                 }
             },
+            ToWorker::Unheard { request } => {
+                if let Some(asker) = state.answers.remove(&request) {
+                    let _ = asker.send(Err(Error::Unheard));
+                }
+            }
             // There is one, and it was the first frame.
             ToWorker::Welcome(_) => {}
         }

@@ -216,9 +216,65 @@ fn leaving_by_own_wish_is_noted_first() {
 }
 
 #[test]
+fn a_question_that_finds_no_room_in_the_queue_keeps_its_deadline() {
+    let (primary, worker) = FakePrimary::with_worker();
+    let link = &worker.core.link;
+    for size in [1 << 20, 1 << 10, 1] {
+        while link.post(Outgoing::user(Message::raw(vec![b'x'; size]))).is_ok() {}
+    }
+    let short = Duration::from_millis(10);
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let worker = &worker;
+        scope.spawn(move || tell.send(worker.request_blocking("anybody?", short)));
+        let answer = told.recv_timeout(PATIENCE);
+        // Lets go whoever waits still.
+        drop(primary);
+        let answer = answer.expect("its deadline is one however full the queue is");
+        assert!(matches!(answer, Err(Error::TimedOut { after }) if after == short), "{answer:?}");
+    });
+}
+
+#[test]
+fn a_question_that_nobody_hears_fails_at_once() {
+    let (primary, worker) = FakePrimary::with_worker();
+    run(async {
+        let declining = tokio::spawn(meanwhile(primary, |primary| {
+            let Some(Incoming::Request { id, .. }) = primary.receive() else { panic!("no question") };
+            primary.tell(&ToWorker::Unheard { request: id }, vec![]);
+        }));
+        let error = worker.request("anybody?", Duration::MAX).await.unwrap_err();
+        assert!(matches!(error, Error::Unheard), "{error}");
+        declining.await.unwrap();
+    });
+}
+
+#[test]
 fn a_primary_that_breaks_the_protocol_is_taken_for_gone() {
-    let (mut primary, worker) = FakePrimary::with_worker();
-    primary.send(Outgoing::internal(Message::raw("{\"act\":\"dance\"}")));
+    type Say = fn(&mut FakePrimary);
+    let says: [(Say, &str); 2] = [
+        (|primary| primary.send(Outgoing::internal(Message::raw("{\"act\":\"dance\"}"))), "'dance'"),
+        (|primary| assert_eq!(rustix::io::write(&primary.connection, &[0xff; 64]), Ok(64)), "not a message"),
+    ];
+    for (say, part) in says {
+        let (mut primary, worker) = FakePrimary::with_worker();
+        let told = Arc::new(std::sync::Mutex::new(None));
+        let hears = Arc::clone(&told);
+        worker.on_trouble(move |trouble| *hears.lock().unwrap() = Some(trouble.clone()));
+        say(&mut primary);
+        breaks_off(&worker);
+        let told = told.lock().unwrap();
+        let Some(Trouble::PrimaryBroke { reason }) = &*told else { panic!("nobody was told: {told:?}") };
+        assert!(reason.contains(part), "{reason}");
+    }
+    // One that dies says nothing wrong.
+    let (primary, worker) = FakePrimary::with_worker();
+    drop(primary);
+    breaks_off(&worker);
+    assert_eq!(worker.troubles(), 0);
+}
+
+fn breaks_off(worker: &Worker) {
     run(async {
         worker.draining().await;
         assert!(worker.recv().await.unwrap().is_none());
