@@ -144,6 +144,14 @@ impl Payload {
         }
     }
 
+    /// Bytes of what it says.
+    fn len(&self) -> usize {
+        match self {
+            Self::Value(value) => value.values().map(String::len).sum(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
     /// Empty messages begin and end the run of those that are not answered.
     fn is_empty(&self) -> bool {
         match self {

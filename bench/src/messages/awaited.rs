@@ -1,5 +1,6 @@
 //! The same exchange under tokio, on a runtime of one thread as workers have it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -7,6 +8,10 @@ use std::time::Instant;
 use everycore_ipc::{Channel, Codec, Connection, Limits};
 
 use super::Payload;
+
+/// Messages sent and received at a time, and about how many bytes of them are made before they are sent.
+const MANY: usize = 64;
+const BATCH: usize = 16 * 1024;
 
 /// Both times, as in the blocking case.
 pub(super) fn measure(
@@ -31,8 +36,14 @@ pub(super) fn measure(
         let nothing = Payload::new(codec, 0);
         send(&channel, &nothing).await?;
         let began = Instant::now();
-        for _ in 0..one_ways {
-            send(&channel, payload).await?;
+        let (mut left, mut batch) = (one_ways, VecDeque::new());
+        let most = (BATCH / payload.len().max(1)).clamp(1, MANY);
+        while left > 0 {
+            for _ in 0..left.min(most) {
+                batch.push_back(payload.to_message()?);
+            }
+            left -= batch.len();
+            channel.send_many(&mut batch).await.map_err(io::Error::other)?;
         }
         send(&channel, &nothing).await?;
         receive(&channel, codec).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -43,13 +54,16 @@ pub(super) fn measure(
 pub(super) fn echo(socket: OwnedFd, codec: Codec, nothing: &Payload) -> io::Result<()> {
     runtime()?.block_on(async {
         let channel = Channel::new(Connection::new(socket, codec, Limits::default())?);
-        let mut answering = true;
-        while let Some(heard) = receive(&channel, codec).await? {
-            let ends_run = heard == *nothing;
-            if answering && !ends_run || !answering && ends_run {
-                send(&channel, &heard).await?;
+        let (mut answering, mut messages) = (true, Vec::new());
+        while channel.recv_many(&mut messages, MANY).await.map_err(io::Error::other)? > 0 {
+            for message in messages.drain(..) {
+                let heard = Payload::of(codec, message)?;
+                let ends_run = heard == *nothing;
+                if answering && !ends_run || !answering && ends_run {
+                    send(&channel, &heard).await?;
+                }
+                answering ^= ends_run;
             }
-            answering ^= ends_run;
         }
         Ok(())
     })

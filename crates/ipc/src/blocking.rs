@@ -6,6 +6,7 @@
 
 mod inner;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -87,6 +88,15 @@ impl Channel {
         self.send_deadline(message, None)
     }
 
+    /// Sends messages in their order and takes them out of `messages`, many in one system call; returns as
+    /// [`Channel::send_message`] does.
+    ///
+    /// # Errors
+    /// As [`Channel::send_message`], of the first that cannot be sent; those behind it are still in `messages`.
+    pub fn send_many(&self, messages: &mut VecDeque<Message>) -> Result<(), SendError> {
+        self.inner.send_many(messages)
+    }
+
     /// Sends a message, and gives up waiting for the peer to read at the deadline.
     ///
     /// # Errors
@@ -134,6 +144,22 @@ impl Channel {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Waits for messages for the program, and adds those that have come to `messages`, `limit` at most; gives how many. 0 when
+    /// the peer has closed the channel. For many small messages this costs less than [`Channel::recv`] for each.
+    ///
+    /// # Errors
+    /// As [`Channel::recv`], told when all that came before was given out.
+    pub fn recv_many(&self, messages: &mut Vec<Message>, limit: usize) -> Result<usize, ChannelError> {
+        let before = messages.len();
+        if limit == 0 {
+            return Ok(0);
+        }
+        let Some(first) = self.recv()? else { return Ok(0) };
+        messages.push(first);
+        self.inner.receive_buffered_many(messages, before.saturating_add(limit));
+        Ok(messages.len() - before)
     }
 
     /// Waits for the next message of any kind; `None` when the peer has closed the channel.

@@ -27,9 +27,10 @@ use outbox::{Outbox, SHARE};
 pub use receive::Received;
 
 use crate::limits::Limits;
-use crate::message::{Incoming, Message, MessageError, Outgoing};
+use crate::message::{Format, Incoming, Kind, Message, MessageError, Outgoing};
 use crate::sockets::Book;
-use crate::wire::Codec;
+use crate::wire::native::{Header, write_header};
+use crate::wire::{Codec, json};
 
 /// What a peer did that cost it something, so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,6 +84,8 @@ pub struct Connection {
     /// The kernel's buffer for what the peer has not read, as last asked for.
     send_buffer: usize,
     throttled: bool,
+    /// The depth of messages is nothing to look at before they are parsed.
+    unchecked: bool,
     /// Reading has stopped although there may be more.
     paused: bool,
     life: Life,
@@ -114,6 +117,7 @@ impl Connection {
             queued: 0,
             send_buffer,
             throttled: false,
+            unchecked: !json::checks_depth(limits.depth),
             paused: false,
             life: Life::Open,
             failure: None,
@@ -154,6 +158,27 @@ impl Connection {
         }
         self.queued += 1;
         Ok(())
+    }
+
+    /// Adds a small message without handles to what is written together anyway, if there is room. This is all there is to do
+    /// for most under the native codec; false says nothing about whether it can be queued.
+    #[inline(always)]
+    pub(crate) fn queue_small(&mut self, kind: Kind, message: &Message) -> bool {
+        let bytes = message.bytes().len();
+        let is_small =
+            self.node.is_none() && bytes < SHARE && bytes <= self.limits.frame && !message.has_beside();
+        if !is_small
+            || message.format() == Format::V8
+            || self.life != Life::Open
+            || self.queued >= self.limits.queue_messages
+            || self.outbox.bytes() + bytes > self.limits.queue_bytes
+        {
+            return false;
+        }
+        let header = Header { kind, format: message.format(), handles: 0 };
+        self.outbox.push_message(&write_header(&header, bytes as u32), message.bytes(), &[]);
+        self.queued += 1;
+        true
     }
 
     fn is_full(&self, bytes: usize, handles: usize) -> bool {

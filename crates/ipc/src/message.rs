@@ -135,6 +135,11 @@ impl Message {
         self.beside.as_ref().map_or(&[], |beside| &beside.handles)
     }
 
+    /// Whether there is anything beside the payload.
+    pub(crate) fn has_beside(&self) -> bool {
+        self.beside.is_some()
+    }
+
     /// Takes the first handle out, if one is left.
     pub fn take_handle(&mut self) -> Option<Handle> {
         let handles = &mut self.beside.as_mut()?.handles;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use everycore_ipc::blocking::Channel;
@@ -66,6 +67,31 @@ fn a_peer_that_ends_before_it_has_answered_fails_what_waits_for_the_answer() {
         let sent = waits.recv_timeout(DEADLINE).expect("it does not wait for ever");
         assert!(matches!(sent, Err(SendError::Failed(ChannelError::PeerGone))), "{sent:?}");
     }
+}
+
+#[test]
+fn many_messages_at_a_time_go_through_a_small_queue_in_order() {
+    let (here, there) = pair(Limits { queue_bytes: 4096, frame: 2000, ..Limits::default() });
+    const COUNT: u32 = 5000;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut batch: VecDeque<_> = (0..COUNT).map(|value| here.message(&value).unwrap()).collect();
+            batch.insert(100, Message::raw(vec![0; 2001]));
+            assert!(matches!(here.send_many(&mut batch), Err(SendError::TooLarge { .. })));
+            assert_eq!(batch.len(), COUNT as usize - 100);
+            here.send_many(&mut batch).unwrap();
+            here.disconnect().unwrap();
+        });
+        let mut messages = Vec::new();
+        assert_eq!(there.recv_many(&mut messages, 0).unwrap(), 0);
+        // Those before the one that was too large did not wait for another call.
+        while messages.len() < 100 {
+            there.recv_many(&mut messages, 1).unwrap();
+        }
+        while there.recv_many(&mut messages, 1000).unwrap() > 0 {}
+        let values: Vec<u32> = messages.iter().map(|message| message.parse().unwrap()).collect();
+        assert!(values.into_iter().eq(0..COUNT));
+    });
 }
 
 #[test]

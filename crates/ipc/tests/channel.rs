@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::TcpListener;
 use std::pin::pin;
@@ -192,6 +193,86 @@ fn senders_in_numbers_keep_pace_and_all_come_through() {
         for sender in senders {
             sender.await.unwrap();
         }
+    });
+}
+
+#[test]
+fn many_messages_at_a_time_keep_their_order_and_their_handles() {
+    for codec in [Codec::Native, Codec::Json] {
+        let (here, there) = stream_pair().unwrap();
+        let here = Channel::new(Connection::new(here, codec, Limits::default()).unwrap());
+        let there = Channel::new(Connection::new(there, codec, Limits::default()).unwrap());
+        const COUNT: usize = 3000;
+        let text =
+            |number: usize| format!("{number:0$}", if number.is_multiple_of(500) { 60_000 } else { 4 });
+        run(async move {
+            let sending = tokio::spawn(async move {
+                let mut batch = VecDeque::new();
+                for number in 0..COUNT {
+                    let mut message = here.message(&text(number)).unwrap();
+                    if number % 700 == 1 {
+                        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                        message = message.with_handle(Handle::from(listener));
+                    }
+                    batch.push_back(message);
+                    if number % 100 == 99 {
+                        here.send_many(&mut batch).await.unwrap();
+                        assert!(batch.is_empty());
+                    }
+                }
+                here.disconnect().await.unwrap();
+            });
+            let (mut messages, mut seen) = (vec![Message::raw(vec![7])], 0);
+            assert_eq!(there.recv_many(&mut messages, 0).await.unwrap(), 0);
+            loop {
+                let count = there.recv_many(&mut messages, 50).await.unwrap();
+                assert!(count <= 50 && messages.len() == count + 1, "the one that was there stays");
+                if count == 0 {
+                    break;
+                }
+                for message in messages.drain(1..) {
+                    assert_eq!(message.parse::<String>().unwrap(), text(seen));
+                    assert_eq!(message.handles().len(), usize::from(seen % 700 == 1), "message {seen}");
+                    seen += 1;
+                }
+            }
+            assert_eq!(seen, COUNT);
+            sending.await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn of_many_messages_those_behind_one_that_cannot_be_sent_are_left() {
+    let (here, there) = pair(Limits { frame: 1000, ..Limits::default() });
+    run(async move {
+        let mut batch = VecDeque::from([10, 20, 1001, 30, 40].map(|length| Message::raw(vec![1; length])));
+        let refused = here.send_many(&mut batch).await.unwrap_err();
+        assert!(
+            matches!(&refused, SendError::TooLarge { outgoing, .. } if outgoing.message.bytes().len() == 1001)
+        );
+        assert_eq!(batch.len(), 2);
+        here.send_many(&mut batch).await.unwrap();
+        here.disconnect().await.unwrap();
+        let mut messages = Vec::new();
+        while there.recv_many(&mut messages, 10).await.unwrap() > 0 {}
+        let lengths: Vec<_> = messages.iter().map(|message| message.bytes().len()).collect();
+        assert_eq!(lengths, [10, 20, 30, 40]);
+        let mut batch = VecDeque::from([Message::raw(vec![1])]);
+        assert!(matches!(here.send_many(&mut batch).await, Err(SendError::Closed(_))));
+    });
+}
+
+#[test]
+fn what_came_before_a_broken_message_is_given_out_before_the_error() {
+    let (here, there) = stream_pair().unwrap();
+    let here = Channel::new(Connection::new(here, Codec::Json, Limits::default()).unwrap());
+    std::io::Write::write_all(&mut std::os::unix::net::UnixStream::from(there), b"1\n2\n!\n3\n").unwrap();
+    run(async move {
+        let mut messages = Vec::new();
+        assert_eq!(here.recv_many(&mut messages, 10).await.unwrap(), 2);
+        assert!(matches!(here.recv_many(&mut messages, 10).await, Err(ChannelError::Wire(_))));
+        assert_eq!(messages.len(), 2);
     });
 }
 

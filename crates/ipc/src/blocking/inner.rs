@@ -1,5 +1,6 @@
 //! How threads share a connection: one waits for input, the others are told; whoever sends, writes.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::connection::{ChannelError, Connection, Received, SendError};
-use crate::message::{Incoming, Outgoing};
+use crate::message::{Incoming, Message, Outgoing};
 use crate::sockets::Book;
 use crate::wire::Codec;
 
@@ -65,12 +66,39 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn send(&self, mut outgoing: Outgoing, deadline: Option<Instant>) -> Result<(), SendError> {
+    pub(super) fn send(&self, outgoing: Outgoing, deadline: Option<Instant>) -> Result<(), SendError> {
         let carries = !outgoing.message.handles().is_empty();
+        let state = self.queue(self.lock(), outgoing, deadline)?;
+        self.write_out(state, carries, deadline)
+    }
+
+    pub(super) fn send_many(&self, messages: &mut VecDeque<Message>) -> Result<(), SendError> {
+        let mut carries = false;
         let mut state = self.lock();
+        while let Some(message) = messages.pop_front() {
+            carries |= !message.handles().is_empty();
+            state = match self.queue(state, message.into(), None) {
+                Ok(state) => state,
+                Err(error) => {
+                    // Those before it are sent. If they cannot be, the error says so already, or the next call will.
+                    let _ = self.write_out(self.lock(), carries, None);
+                    return Err(error);
+                }
+            };
+        }
+        self.write_out(state, carries, None)
+    }
+
+    /// Adds a message to what is written, and waits for room.
+    fn queue<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        mut outgoing: Outgoing,
+        deadline: Option<Instant>,
+    ) -> Result<MutexGuard<'a, State>, SendError> {
         loop {
             let full = match state.connection.queue(outgoing) {
-                Ok(()) => break,
+                Ok(()) => return Ok(state),
                 Err(SendError::Full(back)) => back,
                 Err(error) => return Err(error),
             };
@@ -81,6 +109,15 @@ impl Inner {
             };
             outgoing = *full;
         }
+    }
+
+    /// Waits until what was queued is written, and handles among it are confirmed.
+    fn write_out(
+        &self,
+        state: MutexGuard<'_, State>,
+        carries: bool,
+        deadline: Option<Instant>,
+    ) -> Result<(), SendError> {
         // Our copy of a socket is closed with the peer's answer, so somebody has to read it.
         let done = |connection: &Connection| {
             connection.queued_bytes() == 0 && !(carries && connection.awaits_answers())
@@ -115,6 +152,18 @@ impl Inner {
                 Received::Blocked => state = self.wait(state, Wish::Input, deadline)?,
             }
         }
+    }
+
+    /// Adds what was read already, until there are so many.
+    pub(super) fn receive_buffered_many(&self, messages: &mut Vec<Message>, most: usize) {
+        let mut state = self.lock();
+        state.connection.receive_buffered_many(messages, most);
+        if state.connection.wants_write() {
+            // As in `receive`.
+            let _ = state.connection.flush();
+        }
+        drop(state);
+        self.write_what_is_due();
     }
 
     /// Reports sockets that were closed, unless another thread has the lock: it does so before it lets go for good.

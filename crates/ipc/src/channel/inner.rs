@@ -1,5 +1,6 @@
 //! What the clones of a channel and its flusher share: the connection under a lock, and who is told of what.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,11 +15,17 @@ use tokio::sync::futures::Notified;
 
 use super::pace::{Pace, Timer};
 use crate::connection::{ChannelError, Connection, Flush, Received, SendError};
-use crate::message::Outgoing;
+use crate::message::{Kind, Message, Outgoing};
 use crate::wire::Codec;
 
 /// Bytes queued within one turn from which on they are written without waiting for its end.
 const EARLY: usize = 64 * 1024;
+
+/// The same, as far as it is sure that one more small message is still within it.
+const KEPT: usize = EARLY - 16 * 1024;
+
+/// Messages of a batch that are taken under one lock, and count as one thing that a task does.
+const AT_ONCE: usize = 64;
 
 /// Messages that together count as one thing that a task does.
 const MESSAGES: u32 = 8;
@@ -49,6 +56,15 @@ pub(super) struct State {
     /// No clone of the channel is left.
     pub(super) dropped: bool,
     pub(super) pace: Pace,
+}
+
+impl State {
+    #[inline(always)]
+    fn try_keep(&mut self, kind: Kind, message: &Message) -> bool {
+        let queued = self.connection.queued_bytes();
+        let keeps = if self.blocked { !self.pace.is_ahead(queued) } else { self.turn && queued < KEPT };
+        keeps && self.connection.queue_small(kind, message)
+    }
 }
 
 impl Inner {
@@ -124,6 +140,23 @@ impl Inner {
         count.is_multiple_of(MESSAGES)
     }
 
+    /// Sends if nothing is to be done for it in this turn but to keep it.
+    #[inline(always)]
+    pub(super) fn try_keep(&self, outgoing: &Outgoing) -> bool {
+        self.lock().try_keep(outgoing.kind, &outgoing.message)
+    }
+
+    /// Sends those at the front for which nothing else is to be done, a number at a time.
+    pub(super) fn keep_many(&self, messages: &mut VecDeque<Message>) {
+        let mut state = self.lock();
+        for _ in 0..AT_ONCE {
+            match messages.front() {
+                Some(message) if state.try_keep(Kind::User, message) => drop(messages.pop_front()),
+                _ => return,
+            }
+        }
+    }
+
     /// Sends if there is room. For whoever `can_wait`, there is none either while a peer that reads has enough to read.
     pub(super) fn try_send(&self, outgoing: Outgoing, can_wait: bool) -> Result<(), SendError> {
         // Each is an open descriptor of ours until it is written.
@@ -168,6 +201,17 @@ impl Inner {
             self.work.notify_one();
         }
         received
+    }
+
+    /// Adds what was read already, until there are so many.
+    pub(super) fn receive_buffered_many(&self, messages: &mut Vec<Message>, most: usize) {
+        let mut state = self.lock();
+        state.connection.receive_buffered_many(messages, most);
+        let wake = self.after_reading(&mut state);
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
     }
 
     /// Writes what reading has made due, such as answers to handles; true if the flusher has to go on with it.

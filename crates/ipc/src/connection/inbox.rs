@@ -12,6 +12,8 @@ use bytes::{Bytes, BytesMut};
 use everycore_sys::scm_rights;
 
 use crate::limits::Limits;
+use crate::message::Format;
+use crate::wire::native::{self, HEADER};
 use crate::wire::{self, Codec, Cut, Span, WireError};
 
 /// Bytes asked of the kernel at a time; more while a large frame is on its way. Room for a 64 KiB message in one read.
@@ -112,6 +114,21 @@ impl Inbox {
         let payload = Bytes::copy_from_slice(&self.bytes()[span.payload.clone()]);
         self.skip(span.total);
         payload
+    }
+
+    /// Takes the frame at the front out, when it is a small one of the native codec that brings no descriptors. Most are, and
+    /// this is all there is to do for them; `None` says nothing about what is there.
+    #[inline(always)]
+    pub(crate) fn take_small(&mut self, limits: &Limits) -> Option<(Format, Bytes)> {
+        let frame = self.bytes();
+        let (format, length) = native::small(frame.first_chunk()?)?;
+        let (from, to) = (HEADER, HEADER + length);
+        if length >= COPY || length > limits.frame || !self.batches.is_empty() {
+            return None;
+        }
+        let payload = Bytes::copy_from_slice(frame.get(from..to)?);
+        self.skip(to);
+        Some((format, payload))
     }
 
     fn give_away(&mut self, span: &Span) -> Bytes {

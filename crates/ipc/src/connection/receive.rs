@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use super::inbox::Fill;
 use super::{ChannelError, Connection, Life};
-use crate::message::Incoming;
+use crate::message::{Incoming, Message};
 
 /// How often the socket is read in a row without a message coming of it. A peer that sends nothing but what we ignore
 /// must not keep us from everything else.
@@ -60,6 +60,11 @@ impl Connection {
     /// # Errors
     /// As [`Connection::receive`].
     pub fn receive_buffered(&mut self) -> Result<Option<Incoming>, ChannelError> {
+        if self.is_plain()
+            && let Some(message) = self.take_small()
+        {
+            return Ok(Some(Incoming::User(message)));
+        }
         if let Some(incoming) = self.parked.pop_front() {
             self.parked_bytes -= incoming.message().bytes().len();
             return Ok(Some(incoming));
@@ -74,6 +79,34 @@ impl Connection {
             self.stop_writing(Life::Failed);
         }
         found
+    }
+
+    /// Adds the messages for the program that were read already, until there are so many of them. Others are passed over;
+    /// an error is kept for [`Connection::receive`].
+    pub(crate) fn receive_buffered_many(&mut self, messages: &mut Vec<Message>, most: usize) {
+        while messages.len() < most {
+            match self.receive_buffered() {
+                Ok(Some(Incoming::User(message))) => messages.push(message),
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                Err(error) => {
+                    self.failure = Some(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether messages lie in the inbox alone, and none has to be looked into.
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        self.node.is_none() && self.parked.is_empty() && self.failure.is_none() && self.unchecked
+    }
+
+    #[inline(always)]
+    fn take_small(&mut self) -> Option<Message> {
+        let (format, payload) = self.inbox.take_small(&self.limits)?;
+        Some(Message::from_parts(payload, format))
     }
 
     /// The channel is of no further use, also for writing.

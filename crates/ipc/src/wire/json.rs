@@ -221,9 +221,14 @@ impl<'de> Deserialize<'de> for Name {
 /// The most that `serde_json` reads, so that a limit above it needs no look at the text.
 const PARSERS_DEPTH: usize = 127;
 
+/// Whether a limit needs a look at all.
+pub(crate) fn checks_depth(limit: usize) -> bool {
+    limit < PARSERS_DEPTH
+}
+
 /// Refuses text that is nested deeper than a limit below the parser's own.
 pub(crate) fn check_depth(text: &[u8], limit: usize) -> Result<(), WireError> {
-    if limit < PARSERS_DEPTH && is_deeper(text, limit) { Err(WireError::TooDeep { limit }) } else { Ok(()) }
+    if checks_depth(limit) && is_deeper(text, limit) { Err(WireError::TooDeep { limit }) } else { Ok(()) }
 }
 
 /// Whether arrays and objects are nested deeper than this. Says nothing about whether the text is JSON.

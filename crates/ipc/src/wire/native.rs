@@ -63,6 +63,18 @@ pub(crate) fn read_header(frame: &[u8]) -> Result<Header, WireError> {
     Ok(Header { kind, format, handles: u16::from_le_bytes(handles) })
 }
 
+/// The format and the length of the payload of a message for the program that brings no descriptors; `None` of any other.
+#[inline(always)]
+pub(crate) fn small(header: &[u8; HEADER]) -> Option<(Format, usize)> {
+    let [a, b, c, d, kind, flags, handles @ .., _, _, _, _, _, _, _, _] = *header;
+    let format = match (kind, flags, handles) {
+        (1, 0, [0, 0]) => Format::Json,
+        (1, RAW, [0, 0]) => Format::Raw,
+        _ => return None,
+    };
+    Some((format, u32::from_le_bytes([a, b, c, d]) as usize))
+}
+
 /// Writes the header for a payload of this length.
 pub(crate) fn write_header(header: &Header, length: u32) -> [u8; HEADER] {
     let (kind, id) = match header.kind {
