@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use self::lock::PathLock;
 use crate::address::{Address, BoundAddress};
 use crate::error::Error;
 use crate::options::ListenOptions;
@@ -55,14 +56,14 @@ impl Options {
 /// A listening socket, and where it is bound.
 #[derive(Debug)]
 pub(crate) struct Bound {
+    /// The file to remove when the socket is given up: before that is closed, so that nobody finds it stale meanwhile.
+    pub(crate) _file: Option<SocketFile>,
     pub(crate) socket: OwnedFd,
     pub(crate) address: BoundAddress,
     /// What others like it are to have as well.
     pub(crate) options: ListenOptions,
     /// Bound here, not inherited: nobody else goes on with it.
     pub(crate) is_ours: bool,
-    /// The file to remove when the socket is given up.
-    pub(crate) _file: Option<SocketFile>,
 }
 
 /// A Unix socket's file; removed on drop, unless another socket took its place meanwhile.
@@ -81,6 +82,8 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        // Without one, as in a directory that has become read-only, it cannot be removed either.
+        let _lock = PathLock::take(&self.path);
         if self.identity == identity(&self.path) {
             // Gone already is as good as removed, and nobody is left to tell about anything else.
             let _ = std::fs::remove_file(&self.path);
@@ -223,6 +226,7 @@ fn listen_unix(path: &Path, options: &Options) -> io::Result<Bound> {
     // Removed by this name at the end, wherever this process may be by then.
     let path = &if is_abstract { path.to_owned() } else { std::path::absolute(path)? };
     let (address, _directory) = unix_address(path)?;
+    let lock = if is_abstract { None } else { PathLock::take(path)? };
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     options.listen.apply(&socket, false)?;
     if let Err(error) = socket.bind(&address) {
@@ -240,11 +244,12 @@ fn listen_unix(path: &Path, options: &Options) -> io::Result<Bound> {
         socket.bind(&address)?;
     }
     let file = (!is_abstract).then(|| SocketFile::new(path.clone()));
-    if !is_abstract {
-        // Before it listens: until then nobody gets in, whatever the mode it was made with.
-        admit(path, options)?;
-    }
-    socket.listen(length(options.backlog))?;
+    // Before it listens: until then nobody gets in, whatever the mode it was made with.
+    let admitted = if is_abstract { Ok(()) } else { admit(path, options) };
+    let listens = admitted.and_then(|()| socket.listen(length(options.backlog)));
+    // The file is removed under the lock, too, if this went wrong.
+    drop(lock);
+    listens?;
     Ok(Bound {
         socket: socket.into(),
         address: BoundAddress::Unix(path.clone()),
@@ -330,6 +335,7 @@ fn owner(address: &Address) -> Option<String> {
 }
 
 mod inherited;
+mod lock;
 
 /// The two error numbers `std` has no kind for.
 mod libc_errno {
@@ -383,6 +389,64 @@ mod tests {
         );
         drop(bound);
         assert!(!path.exists());
+        std::fs::remove_dir(&dir).unwrap();
+    }
+
+    #[test]
+    fn of_two_that_find_a_stale_file_one_binds_and_stays() {
+        let dir = std::env::temp_dir().join(format!("everycore-race-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("app.sock");
+        let start = std::sync::Barrier::new(2);
+        for round in 0..500 {
+            if round % 2 == 0 {
+                // Else whoever is first finds nothing, and for a moment is bound without listening.
+                drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            }
+            let bind = || {
+                start.wait();
+                listen(&Address::Unix(path.clone()), &Options::default())
+            };
+            let mut bound = std::thread::scope(|scope| {
+                [scope.spawn(bind), scope.spawn(bind)].map(|thread| thread.join().unwrap())
+            });
+            assert_eq!(bound.iter().filter(|bound| bound.is_ok()).count(), 1, "{round}: {bound:?}");
+            bound.sort_by_key(Result::is_err);
+            let [Ok(ours), Err(error)] = &bound else { unreachable!("one of each") };
+            assert!(error.to_string().contains("already in use"), "{round}: {error}");
+            let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+            assert!(everycore_sys::accept::accept(&ours.socket).unwrap().is_some(), "{round}: it is ours");
+            drop(bound);
+            assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0, "{round}: nothing stays behind");
+        }
+        std::fs::remove_dir(&dir).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_given_up_while_another_waits_for_its_place_takes_nothing_away() {
+        let dir = std::env::temp_dir().join(format!("everycore-heir-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("app.sock");
+        let start = std::sync::Barrier::new(2);
+        for round in 0..500 {
+            let old = listen(&Address::Unix(path.clone()), &Options::default()).unwrap();
+            let heir = std::thread::scope(|scope| {
+                let heir = scope.spawn(|| {
+                    start.wait();
+                    loop {
+                        match listen(&Address::Unix(path.clone()), &Options::default()) {
+                            Ok(bound) => break bound,
+                            Err(error) => assert!(error.to_string().contains("in use"), "{error}"),
+                        }
+                    }
+                });
+                start.wait();
+                drop(old);
+                heir.join().unwrap()
+            });
+            assert!(std::os::unix::net::UnixStream::connect(&path).is_ok(), "{round}: its file is there");
+            drop(heir);
+        }
         std::fs::remove_dir(&dir).unwrap();
     }
 
