@@ -305,7 +305,102 @@ fn wrong(field: &str, value: &str) -> ProtocolError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What JavaScript may put anywhere.
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            (-2..70_000_i64).prop_map(Value::from),
+            prop::sample::select(vec![
+                "udp4",
+                "udp6",
+                "127.0.0.1",
+                "::1",
+                "localhost",
+                "/x",
+                "\0x",
+                "",
+                "4",
+                "6"
+            ])
+            .prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((".{0,4}", inner), 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// Objects with the fields that Node's workers and our script send.
+    fn object() -> impl Strategy<Value = Value> {
+        const ACTS: [&str; 8] = [
+            "online",
+            "queryServer",
+            "listening",
+            "close",
+            "exitedAfterDisconnect",
+            "everycore:report",
+            "disconnect",
+            "dance",
+        ];
+        const FIELDS: [&str; 18] = [
+            "cmd",
+            "seq",
+            "ack",
+            "accepted",
+            "key",
+            "address",
+            "port",
+            "addressType",
+            "fd",
+            "flags",
+            "index",
+            "backlog",
+            "data",
+            "readableAll",
+            "writableAll",
+            "live",
+            "late",
+            "deno",
+        ];
+        let values = prop::collection::vec(prop::option::weighted(0.7, value()), FIELDS.len());
+        (prop::sample::select(&ACTS[..]), any::<Option<i64>>(), values).prop_map(|(act, seq, values)| {
+            let set = FIELDS.iter().zip(values).filter_map(|(name, value)| Some(((*name).into(), value?)));
+            let mut object: Map<String, Value> = set.collect();
+            object.insert("act".into(), act.into());
+            object.extend(seq.map(|seq| ("seq".into(), seq.into())));
+            Value::Object(object)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn whatever_a_worker_says_is_read_within_bounds(message in prop_oneof![value(), object()]) {
+            match FromNode::decode(&message) {
+                FromNode::QueryServer { query: Ok(query), .. } | FromNode::Listening { query } => {
+                    let mut room = DATA;
+                    prop_assert!(is_small(&query.data, &mut room));
+                    // Zero means the default.
+                    prop_assert_ne!(query.backlog, Some(0));
+                }
+                FromNode::Report { late, .. } => prop_assert!(late <= LATEST),
+                _ => {}
+            }
+        }
+    }
 
     fn decode(text: &str) -> FromNode {
         FromNode::decode(&serde_json::from_str(text).unwrap())
