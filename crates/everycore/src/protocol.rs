@@ -5,9 +5,11 @@
 //! counters and the wake-up event, a granted listener brings its hand-off channel or the listening socket.
 //! Nothing a worker sends is trusted: whatever does not decode is an error that costs that worker its channel.
 
-use std::fmt;
+use std::ffi::OsString;
+use std::fmt::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -300,7 +302,7 @@ fn encode_address(address: &Address) -> String {
     match address {
         Address::Tcp(address) => address.to_string(),
         Address::Any { port } => format!(":{port}"),
-        Address::Unix(path) => format!("unix:{}", path.display()),
+        Address::Unix(path) => encode_path(path),
         Address::Udp(address) => format!("udp://{address}"),
         Address::Inherited(which) => format!("fd://{which}"),
     }
@@ -308,8 +310,8 @@ fn encode_address(address: &Address) -> String {
 
 /// Unlike [`Address::from_str`](std::str::FromStr) this never resolves a host name: the worker has done that.
 fn decode_address(text: &str) -> Result<Address, ProtocolError> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return Ok(Address::Unix(PathBuf::from(path)));
+    if let Some(path) = decode_path(text)? {
+        return Ok(Address::Unix(path));
     }
     if let Some(address) = text.strip_prefix("udp://") {
         return address.parse().map(Address::Udp).map_err(|_| bad("address", text));
@@ -323,14 +325,14 @@ fn decode_address(text: &str) -> Result<Address, ProtocolError> {
 fn encode_bound(address: &BoundAddress) -> String {
     match address {
         BoundAddress::Tcp(address) => address.to_string(),
-        BoundAddress::Unix(path) => format!("unix:{}", path.display()),
+        BoundAddress::Unix(path) => encode_path(path),
         BoundAddress::Udp(address) => format!("udp://{address}"),
     }
 }
 
 fn decode_bound(text: &str) -> Result<BoundAddress, ProtocolError> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return Ok(BoundAddress::Unix(PathBuf::from(path)));
+    if let Some(path) = decode_path(text)? {
+        return Ok(BoundAddress::Unix(path));
     }
     let (datagram, address) = match text.strip_prefix("udp://") {
         Some(address) => (true, address),
@@ -339,6 +341,35 @@ fn decode_bound(text: &str) -> Result<BoundAddress, ProtocolError> {
     let address = address.parse().map_err(|_| bad("address", text))?;
     Ok(if datagram { BoundAddress::Udp(address) } else { BoundAddress::Tcp(address) })
 }
+
+/// A path may be any bytes, and JSON is text.
+fn encode_path(path: &Path) -> String {
+    match path.to_str() {
+        Some(path) => format!("unix:{path}"),
+        None => path.as_os_str().as_bytes().iter().fold(UNIX_BYTES.to_owned(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        }),
+    }
+}
+
+/// `None` when it is no path at all.
+fn decode_path(text: &str) -> Result<Option<PathBuf>, ProtocolError> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok(Some(path.into()));
+    }
+    let Some(digits) = text.strip_prefix(UNIX_BYTES) else { return Ok(None) };
+    let digit = |digit: &u8| char::from(*digit).to_digit(16);
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => Some((digit(high)? << 4 | digit(low)?) as u8),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(byte).collect();
+    bytes.map(|bytes| Some(OsString::from_vec(bytes).into())).ok_or_else(|| bad("address", text))
+}
+
+/// Before the bytes of a path that is no text, in hexadecimal.
+const UNIX_BYTES: &str = "unix-bytes:";
 
 fn bad(field: &str, value: &str) -> ProtocolError {
     ProtocolError(format!("'{field}' cannot be '{value}'"))
@@ -438,104 +469,4 @@ pub(crate) mod record {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn secrets() -> SecretSet {
-        SecretSet {
-            current: Secret::new(u32::MAX, [1; Secret::LEN]),
-            next: Secret::new(0, [2; Secret::LEN]),
-            previous: None,
-            period: Duration::from_secs(3600),
-        }
-    }
-
-    #[test]
-    fn a_secret_that_is_none_is_not_repeated() {
-        let torn =
-            String::from_utf8(ToWorker::Secrets(secrets()).encode()).unwrap().replace("0202\"", "02\"");
-        let error = ToWorker::decode(torn.as_bytes()).unwrap_err().to_string();
-        assert!(error.contains("'next'") && !error.contains("0202"), "{error}");
-    }
-
-    #[test]
-    fn every_message_survives_the_channel() {
-        let to_worker = [
-            ToWorker::Welcome(Welcome {
-                name: "web".into(),
-                worker: 7,
-                slot: 2,
-                generation: 3,
-                class: Some("special".into()),
-                drain_ms: 8000,
-            }),
-            ToWorker::Granted {
-                request: 9,
-                key: 4,
-                mode: Mode::HandOff,
-                address: BoundAddress::Tcp("[::1]:80".parse().unwrap()),
-                more: true,
-            },
-            ToWorker::Refused {
-                request: 1,
-                failure: ListenFailure { errno: 98, message: "bind: in use".into() },
-            },
-            ToWorker::Adopt { key: 4, slot: 1 },
-            ToWorker::Release { key: 4, slot: 1 },
-            ToWorker::Disconnect { stopping: true },
-            ToWorker::Disconnect { stopping: false },
-            ToWorker::LeaveNoted,
-            ToWorker::Unheard { request: 6 },
-            ToWorker::Secrets(secrets()),
-            ToWorker::Secrets(secrets().rotated([3; Secret::LEN])),
-        ];
-        for message in to_worker {
-            assert_eq!(ToWorker::decode(&message.encode()), Ok(message));
-        }
-        let from_worker = [
-            FromWorker::Hello { version: VERSION },
-            FromWorker::Listen { request: 1, what: Wanted::Named { name: "http".into(), place: 2 } },
-            FromWorker::Listen {
-                request: 2,
-                what: Wanted::Bound { address: Address::Any { port: 0 }, index: 1, backlog: Some(9) },
-            },
-            FromWorker::Listen {
-                request: 3,
-                what: Wanted::Bound { address: Address::Unix("/x".into()), index: 0, backlog: None },
-            },
-            FromWorker::Listening { key: 1 },
-            FromWorker::Closed { key: 1 },
-            FromWorker::Ready,
-            FromWorker::Secrets,
-            FromWorker::Leaving,
-            FromWorker::Unheard { request: 7 },
-        ];
-        for message in from_worker {
-            assert_eq!(FromWorker::decode(&message.encode()), Ok(message));
-        }
-    }
-
-    #[test]
-    fn what_is_not_a_message_says_which_field_is_wrong() {
-        for (bytes, part) in [
-            (&b"\xff"[..], "no JSON"),
-            (b"[]", "'act'"),
-            (b"{\"act\":\"dance\"}", "'dance'"),
-            (b"{\"act\":\"listening\",\"key\":-1}", "'key'"),
-            (b"{\"act\":\"listen\",\"request\":1,\"address\":\"x\",\"index\":0}", "'address'"),
-        ] {
-            let error = FromWorker::decode(bytes).unwrap_err().to_string();
-            assert!(error.contains(part), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_record_keeps_the_peer_address() {
-        for peer in [None, Some("127.0.0.3:9".parse().unwrap()), Some("[fe80::1%3]:8".parse().unwrap())] {
-            let record = record::encode(peer, 9);
-            assert_eq!((record::decode(&record), record::class(&record)), (Some(peer), 9));
-        }
-        assert_eq!(record::decode(&[9; record::LEN]), None);
-        assert_eq!(record::decode(&[0; 3]), None);
-    }
-}
+mod tests;

@@ -274,6 +274,12 @@ impl Worker {
             Address::Unix(path) if !path.as_os_str().as_encoded_bytes().starts_with(&[0]) => {
                 *path = std::path::absolute(&*path)
                     .map_err(|source| Error::System { doing: "finding the working directory", source })?;
+                if self.core.link.is_under_node() && path.to_str().is_none() {
+                    return Err(Error::Setting(format!(
+                        "{}: a primary of Node's takes paths of Unicode characters only; choose another",
+                        Address::Unix(path.clone())
+                    )));
+                }
             }
             _ => {}
         }

@@ -42,6 +42,15 @@ fn why(heard: Heard) -> (i32, bool) {
 }
 
 #[test]
+fn a_path_that_is_no_text_is_refused_here() {
+    use std::os::unix::ffi::OsStrExt;
+    let (_primary, worker) = FakePrimary::of_node();
+    let path = std::ffi::OsStr::from_bytes(b"/srv/\xff.sock");
+    let error = run(worker.listen(Address::Unix(path.into()))).unwrap_err();
+    assert!(error.to_string().contains("Unicode characters only"), "{error}");
+}
+
+#[test]
 fn messages_are_those_of_nodes_own_workers() {
     let mut node = UnderNode::new();
     let hello = said(node.say(FromWorker::Hello { version: 1 }));
