@@ -59,7 +59,8 @@ impl Session {
         let primary = Arc::new(OnceLock::new());
         let known = Arc::clone(&primary);
         let bottom = Box::new(move || known.get().and_then(&mut status));
-        let screen = Screen::start(setup.style, setup.prefixes.clone(), setup.tails.clone(), bottom)?;
+        let screen =
+            Screen::start(setup.style, &setup.name, setup.prefixes.clone(), setup.tails.clone(), bottom)?;
         let narrator = Arc::new(Mutex::new(Narrator::new(setup.addresses_known)));
         let observer = Observer {
             primary,

@@ -75,6 +75,11 @@ pub(crate) fn note(app: &str, text: &str, now: SystemTime) -> String {
     object(app, "note", None, json!({"text": text}), now)
 }
 
+/// So many lines found no room, since nobody read those before them.
+pub(crate) fn lost(app: &str, lines: u64, now: SystemTime) -> String {
+    object(app, "lines_lost", None, json!({"lines": lines}), now)
+}
+
 /// So many requests were reported by workers so far.
 pub(crate) fn requests(app: &str, total: u64, now: SystemTime) -> String {
     object(app, "requests", None, json!({"total": total}), now)

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Stream;
 use super::capture::Tails;
@@ -61,6 +61,7 @@ impl Screen {
     /// Starts the thread; it keeps silent until [`open`](Self::open).
     pub(crate) fn start(
         style: Style,
+        app: &str,
         prefixes: Prefixes,
         tails: Tails,
         status: Status,
@@ -69,7 +70,8 @@ impl Screen {
         let (finished, done) = sync_channel(1);
         let lost = Arc::new(AtomicU64::new(0));
         let voice = Voice { queue, lost: Arc::clone(&lost), prefixes: prefixes.clone() };
-        let writer = Writer { live: style.live, status, shown: false, prefixes, tails, lost };
+        let json = style.json.then(|| app.to_owned());
+        let writer = Writer { live: style.live, json, status, shown: false, prefixes, tails, lost };
         std::thread::Builder::new().name("screen".into()).spawn(move || {
             writer.run(&items);
             let _ = finished.send(());
@@ -134,6 +136,8 @@ impl Voice {
 /// The thread's own things.
 struct Writer {
     live: bool,
+    /// The program's name, when programs read along.
+    json: Option<String>,
     status: Status,
     /// A line stands at the bottom.
     shown: bool,
@@ -204,16 +208,8 @@ impl Writer {
                 Item::Open(_) | Item::End => {}
             }
         }
-        match self.lost.swap(0, Ordering::Relaxed) {
-            0 => {}
-            lost => {
-                let text = format!(
-                    "{}{} could not be shown in time\n",
-                    self.prefixes.own(Tone::Bad),
-                    super::count(lost, "line")
-                );
-                add(Stream::Stderr, text.as_bytes());
-            }
+        if let Some(text) = self.lost() {
+            add(Stream::Stderr, text.as_bytes());
         }
         if let Some((stream, buffer)) = pending {
             write_to(stream, &buffer);
@@ -222,6 +218,22 @@ impl Writer {
             let line = (self.status)();
             self.draw(line);
         }
+    }
+
+    /// What there is to say of lines that found the queue full.
+    fn lost(&self) -> Option<String> {
+        let lost = match self.lost.swap(0, Ordering::Relaxed) {
+            0 => return None,
+            lost => lost,
+        };
+        Some(match &self.json {
+            Some(app) => super::json::lost(app, lost, SystemTime::now()) + "\n",
+            None => format!(
+                "{}{} could not be shown in time\n",
+                self.prefixes.own(Tone::Bad),
+                super::count(lost, "line")
+            ),
+        })
     }
 
     fn evidence(&self, worker: u32) -> String {
@@ -295,5 +307,25 @@ mod tests {
         assert!(!voice.pass_on(Stream::Stdout, b"two\n".to_vec()));
         voice.say(&Line::plain("three"));
         assert_eq!(voice.lost.load(Ordering::Relaxed), 1);
+        let mut writer = Writer {
+            live: false,
+            json: None,
+            status: Box::new(|| None),
+            shown: false,
+            prefixes: voice.prefixes.clone(),
+            tails: Tails::default(),
+            lost: Arc::clone(&voice.lost),
+        };
+        assert!(writer.lost().unwrap().ends_with("1 line could not be shown in time\n"));
+        assert_eq!(writer.lost(), None, "said once");
+        // Where programs read along, this too is an object on a line of its own.
+        writer.json = Some("web".into());
+        voice.say_raw("four".into());
+        voice.say_raw("five".into());
+        let line = writer.lost().unwrap();
+        assert!(line.ends_with('\n'));
+        let object: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!((&object["event"], &object["app"]), (&"lines_lost".into(), &"web".into()));
+        assert_eq!(object["lines"], 2);
     }
 }
