@@ -217,6 +217,14 @@ impl Worker {
         Ok(self.ask_blocking(self.wanted(address.into_address()?, None)?)?.0)
     }
 
+    /// As [`listen_with_backlog`](Self::listen_with_backlog), for a program without a runtime.
+    ///
+    /// # Errors
+    /// As `listen`.
+    pub fn listen_with_backlog_blocking(&self, address: impl IntoAddress, backlog: u32) -> Result<Listener> {
+        Ok(self.ask_blocking(self.wanted(address.into_address()?, Some(backlog))?)?.0)
+    }
+
     /// As [`listener`](Self::listener), for a program without a runtime.
     ///
     /// # Errors

@@ -214,7 +214,12 @@ impl Primary {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub fn send_with<T: Serialize + ?Sized>(&self, worker: u32, message: &T, handle: Handle) -> Result<()> {
+    pub fn send_with<T: Serialize + ?Sized>(
+        &self,
+        worker: u32,
+        message: &T,
+        handle: impl Into<Handle>,
+    ) -> Result<()> {
         self.send_message(worker, encode(message)?.with_handle(handle))
     }
 

@@ -74,6 +74,26 @@ impl Worker {
         self.send_message_blocking(encode(message)?)
     }
 
+    /// As [`send_with`](Self::send_with), for a thread.
+    ///
+    /// # Errors
+    /// As `send`.
+    pub fn send_with_blocking<T: Serialize + ?Sized>(
+        &self,
+        message: &T,
+        handle: impl Into<Handle>,
+    ) -> Result<()> {
+        self.send_message_blocking(encode(message)?.with_handle(handle))
+    }
+
+    /// As [`send_bytes`](Self::send_bytes), for a thread.
+    ///
+    /// # Errors
+    /// As `send`.
+    pub fn send_bytes_blocking(&self, bytes: impl Into<bytes::Bytes>) -> Result<()> {
+        self.send_message_blocking(Message::raw(bytes))
+    }
+
     /// As [`send_message`](Self::send_message), for a thread.
     ///
     /// # Errors

@@ -50,9 +50,28 @@ impl Worker {
     /// [`Cluster::bind`](crate::Cluster::bind)`("dns", "udp://127.0.0.1:5353")`.
     ///
     /// # Errors
-    /// [`Error::NoSuchListener`], [`Error::Listener`], [`Error::Setting`] if it is no UDP socket, [`Error::PrimaryGone`].
+    /// [`Error::NoSuchListener`], [`Error::Listener`], [`Error::Setting`] if it is no UDP socket, or one of several
+    /// ([`udp_all`](Self::udp_all)), [`Error::PrimaryGone`].
     pub async fn udp(&self, name: &str) -> Result<UdpSocket> {
-        self.open_udp(self.ask_grant(named(name, 0)).await?)?.watched()
+        self.open_udp(only(name, self.ask_grant(named(name, 0)).await?)?)?.watched()
+    }
+
+    /// All UDP sockets bound under this name, in the order in which they were bound: those of
+    /// [`Cluster::bind_also`](crate::Cluster::bind_also) too. Each has to be read.
+    ///
+    /// # Errors
+    /// As [`udp`](Self::udp).
+    pub async fn udp_all(&self, name: &str) -> Result<Vec<UdpSocket>> {
+        let mut sockets = Vec::new();
+        for place in 0.. {
+            let grant = self.ask_grant(named(name, place)).await?;
+            let more = grant.more;
+            sockets.push(self.open_udp(grant)?.watched()?);
+            if !more {
+                break;
+            }
+        }
+        Ok(sockets)
     }
 
     /// A UDP socket on this address, `"udp://127.0.0.1:5353"` or a `SocketAddr`, which the primary binds once for all
@@ -70,7 +89,33 @@ impl Worker {
     /// # Errors
     /// As `udp`.
     pub fn udp_blocking(&self, name: &str) -> Result<UdpSocket> {
-        self.open_udp(self.ask_grant_blocking(named(name, 0))?)
+        self.open_udp(only(name, self.ask_grant_blocking(named(name, 0))?)?)
+    }
+
+    /// As [`udp_all`](Self::udp_all), for a program without a runtime.
+    ///
+    /// # Errors
+    /// As `udp`.
+    pub fn udp_all_blocking(&self, name: &str) -> Result<Vec<UdpSocket>> {
+        let mut sockets = Vec::new();
+        for place in 0.. {
+            let grant = self.ask_grant_blocking(named(name, place))?;
+            let more = grant.more;
+            sockets.push(self.open_udp(grant)?);
+            if !more {
+                break;
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// As [`udp_on`](Self::udp_on), for a program without a runtime.
+    ///
+    /// # Errors
+    /// As `udp_on`.
+    pub fn udp_on_blocking(&self, address: impl IntoAddress) -> Result<UdpSocket> {
+        let wanted = self.wanted_any(datagram(address.into_address()?)?, None)?;
+        self.open_udp(self.ask_grant_blocking(wanted)?)
     }
 
     fn open_udp(&self, grant: Grant) -> Result<UdpSocket> {
@@ -88,6 +133,16 @@ impl Worker {
             drain: Arc::clone(&self.core.link.drain),
             _claim: claim,
         })
+    }
+}
+
+/// Whoever takes one of several sockets would leave what comes to the others unread.
+fn only(name: &str, grant: Grant) -> Result<Grant> {
+    match grant.more {
+        true => Err(Error::Setting(format!(
+            "'{name}' is bound to several addresses, each a socket of its own; take them with Worker::udp_all"
+        ))),
+        false => Ok(grant),
     }
 }
 
@@ -213,5 +268,59 @@ fn wait(fd: BorrowedFd<'_>, events: PollFlags, or: Option<BorrowedFd<'_>>) -> io
 impl fmt::Debug for UdpSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UdpSocket").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{FromWorker, Mode, ToWorker, Wanted};
+    use crate::worker::testing::{FakePrimary, run};
+
+    /// Grants what is bound under the name, at the place that is asked for, of two.
+    fn grant(primary: &mut FakePrimary, sockets: &[StdUdpSocket; 2]) {
+        let FromWorker::Listen { request, what: Wanted::Named { place, .. } } = primary.hear() else {
+            panic!("no question for a listener");
+        };
+        let socket = &sockets[place as usize];
+        let address = BoundAddress::Udp(socket.local_addr().unwrap());
+        let granted =
+            ToWorker::Granted { request, key: place, mode: Mode::Shared, address, more: place == 0 };
+        primary.tell(&granted, vec![socket.try_clone().unwrap().into()]);
+    }
+
+    #[test]
+    fn of_several_sockets_under_a_name_all_are_given_or_none() {
+        let (mut primary, worker) = FakePrimary::with_worker();
+        let sockets = [(); 2].map(|()| {
+            let socket = StdUdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        });
+        let addresses = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+        std::thread::scope(|scope| {
+            let asks = scope.spawn(|| worker.udp_blocking("dns").unwrap_err().to_string());
+            grant(&mut primary, &sockets);
+            let error = asks.join().unwrap();
+            assert!(error.contains("Worker::udp_all"), "{error}");
+            assert_eq!(primary.hear(), FromWorker::Closed { key: 0 }, "it is given back");
+
+            let asks = scope.spawn(|| worker.udp_all_blocking("dns").unwrap());
+            grant(&mut primary, &sockets);
+            assert_eq!(primary.hear(), FromWorker::Listening { key: 0 });
+            grant(&mut primary, &sockets);
+            let given = asks.join().unwrap();
+            assert_eq!(given.iter().map(UdpSocket::local_addr).collect::<Vec<_>>(), addresses);
+        });
+        let (mut primary, worker) = FakePrimary::with_worker();
+        let plays = std::thread::spawn(move || {
+            grant(&mut primary, &sockets);
+            assert_eq!(primary.hear(), FromWorker::Listening { key: 0 });
+            grant(&mut primary, &sockets);
+            primary
+        });
+        let given = run(worker.udp_all("dns")).unwrap();
+        assert_eq!(given.iter().map(UdpSocket::local_addr).collect::<Vec<_>>(), addresses);
+        drop(plays.join().unwrap());
     }
 }
