@@ -73,8 +73,6 @@ pub enum Error {
     },
     /// A setting cannot be used.
     Setting(String),
-    /// The program could not be started at all.
-    Program(String),
     /// A system call of the primary failed.
     System {
         /// What was being done.
@@ -132,7 +130,6 @@ impl fmt::Display for Error {
             ),
             Self::TimedOut { after } => write!(f, "no reply within {after:?}"),
             Self::Setting(what) => f.write_str(what),
-            Self::Program(what) => f.write_str(what),
             Self::System { doing, .. } => f.write_str(doing),
             Self::PrimaryGone => f.write_str("the primary has ended"),
         }

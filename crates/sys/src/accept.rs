@@ -1,6 +1,6 @@
 //! Accepts connections: all that wait, or a fair share of them.
 //!
-//! [`accept`] and [`accept_until_empty`] serve a primary that owns its listener. [`FairAccept`] serves workers that
+//! [`accept`] serves a primary that owns its listener. [`FairAccept`] serves workers that
 //! share one: the kernel, left alone, gives nearly everything to the worker that waited last. Listeners must be
 //! non-blocking; accepted sockets are non-blocking and closed on exec.
 
@@ -42,29 +42,6 @@ pub fn accept<Fd: AsFd>(listener: Fd) -> io::Result<Option<Accepted>> {
             Err(errno) => return Err(errno.into()),
         }
     }
-}
-
-/// Accepts until nobody waits any more or `limit` is reached; returns how many were given to `each`.
-///
-/// # Errors
-/// As [`accept`], and only when not even one was accepted; the next call will say it again.
-pub fn accept_until_empty<Fd: AsFd>(
-    listener: Fd,
-    limit: usize,
-    mut each: impl FnMut(Accepted),
-) -> io::Result<usize> {
-    let listener = listener.as_fd();
-    let mut count = 0;
-    while count < limit {
-        match accept(listener) {
-            Ok(Some(accepted)) => each(accepted),
-            Ok(None) => break,
-            Err(error) if count == 0 => return Err(error),
-            Err(_) => break,
-        }
-        count += 1;
-    }
-    Ok(count)
 }
 
 /// Lets a TCP listener hold a connection back until the client has said something (`TCP_DEFER_ACCEPT`), or until

@@ -13,7 +13,6 @@
 //! | [`accept`] | accept until empty, and the fair accept on a shared listener |
 //! | [`signals`] | signals as bytes on a pipe; masks and inherited dispositions |
 //! | [`inherit`] | what a process finds at its start: variables and descriptors |
-//! | [`peer_cred`] | who is at the other end of a Unix socket |
 //! | [`limits`] | how many descriptors this process may open |
 //! | [`cpu`] | how many processors this process may use |
 //! | [`random`] | bytes for keys |
@@ -30,7 +29,6 @@ pub mod descriptors;
 pub mod eventfd;
 pub mod inherit;
 pub mod limits;
-pub mod peer_cred;
 pub mod pidfd;
 pub mod port_owner;
 pub mod random;

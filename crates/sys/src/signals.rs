@@ -141,24 +141,6 @@ impl Drop for SignalPipe {
     }
 }
 
-/// Makes writes to a closed pipe or socket fail with `EPIPE` instead of ending the process. Rust programs start so.
-///
-/// # Errors
-/// None that can happen on a system that has this signal.
-pub fn ignore_sigpipe() -> io::Result<()> {
-    install(libc::SIGPIPE, libc::SIG_IGN).map(drop)
-}
-
-/// Undoes what a careless parent leaves to a program: an ignored `SIGCHLD` (exit codes would be lost) and a mask of
-/// blocked signals (`TERM` would never arrive). For the start of a program, before there are threads.
-///
-/// # Errors
-/// None that can happen on a system that has these signals.
-pub fn reset_inherited() -> io::Result<()> {
-    install(libc::SIGCHLD, libc::SIG_DFL)?;
-    set_mask(0).map(drop)
-}
-
 /// Blocks every signal for the calling thread until dropped.
 #[derive(Debug)]
 #[must_use = "the signals are unblocked when this is dropped"]

@@ -53,8 +53,6 @@ pub struct Spawn<'fd> {
     pub death_signal: Option<i32>,
     /// Set `LISTEN_PID` to its own process id.
     pub listen_pid: bool,
-    /// Further variables to be set to its own process id.
-    pub pid_variables: Vec<OsString>,
     /// Set-user-id programs it executes give it nothing.
     pub no_new_privs: bool,
 }

@@ -15,13 +15,8 @@ use std::{fs, process};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
-use super::printable::printable;
-
 /// Longest datagram understood; longer ones are ignored whole.
 const MAX_DATAGRAM: usize = 4096;
-
-/// Longest status kept, in characters.
-const MAX_STATUS: usize = 200;
 
 /// How far up from a sender its worker is looked for: wrappers such as `sh -c` and `uv run` nest a few levels.
 const MAX_ANCESTORS: usize = 16;
@@ -38,19 +33,8 @@ pub(crate) struct NotifySocket {
 pub(crate) struct Notification {
     /// Who sent it, by the kernel's word; perhaps a descendant of a worker: see [`worker_of`].
     pub(crate) pid: u32,
-    /// What was said.
-    pub(crate) words: Words,
-}
-
-/// What a datagram says; everything else in it is ignored.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Words {
-    /// `READY=1`: start-up is done.
+    /// `READY=1`: its start-up is done.
     pub(crate) ready: bool,
-    /// `STOPPING=1`: it is on its way out by its own wish.
-    pub(crate) stopping: bool,
-    /// `STATUS=…`: one line for people, without control characters.
-    pub(crate) status: Option<String>,
 }
 
 impl NotifySocket {
@@ -103,7 +87,7 @@ impl NotifySocket {
                 continue;
             }
             if let Some(pid) = sender {
-                return Ok(Some(Notification { pid, words: Words::parse(&bytes[..received.bytes]) }));
+                return Ok(Some(Notification { pid, ready: says_ready(&bytes[..received.bytes]) }));
             }
         }
     }
@@ -115,23 +99,9 @@ impl AsFd for NotifySocket {
     }
 }
 
-impl Words {
-    /// Reads `KEY=VALUE` lines.
-    pub(crate) fn parse(datagram: &[u8]) -> Self {
-        let mut words = Self::default();
-        for line in datagram.split(|byte| *byte == b'\n') {
-            match line {
-                b"READY=1" => words.ready = true,
-                b"STOPPING=1" => words.stopping = true,
-                line => {
-                    if let Some(status) = line.strip_prefix(b"STATUS=") {
-                        words.status = Some(printable(status, MAX_STATUS));
-                    }
-                }
-            }
-        }
-        words
-    }
+/// Whether one of its lines, `KEY=VALUE` each, is `READY=1`; whatever else there is says nothing we act on.
+fn says_ready(datagram: &[u8]) -> bool {
+    datagram.split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
 }
 
 /// The worker a sender belongs to: itself, or the nearest ancestor for which `is_worker` holds. `None` for a
@@ -171,8 +141,7 @@ mod tests {
         assert_eq!(socket.recv().unwrap(), None);
         let sender = sender_to(&socket);
         sender.send(b"STATUS=warming up\nREADY=1\nMAINPID=1").unwrap();
-        let words = Words { ready: true, stopping: false, status: Some("warming up".into()) };
-        assert_eq!(socket.recv().unwrap(), Some(Notification { pid: process::id(), words }));
+        assert_eq!(socket.recv().unwrap(), Some(Notification { pid: process::id(), ready: true }));
         assert_eq!(socket.recv().unwrap(), None);
     }
 
@@ -182,7 +151,7 @@ mod tests {
         let sender = sender_to(&socket);
         sender.send(&[b'x'; MAX_DATAGRAM + 1]).unwrap();
         sender.send(b"READY=1\n").unwrap();
-        assert!(socket.recv().unwrap().unwrap().words.ready);
+        assert!(socket.recv().unwrap().unwrap().ready);
     }
 
     #[test]
@@ -198,7 +167,7 @@ mod tests {
         let line = [io::IoSlice::new(b"BARRIER=1")];
         sendmsg(&sender, &line, &mut control, SendFlags::empty()).unwrap();
         drop(theirs);
-        assert_eq!(socket.recv().unwrap().unwrap().words, Words::default());
+        assert!(!socket.recv().unwrap().unwrap().ready);
         let mut byte = [0];
         assert_eq!(io::Read::read(&mut &ours, &mut byte).unwrap(), 0, "the other end is closed");
     }
@@ -211,12 +180,8 @@ mod tests {
 
     #[test]
     fn only_whole_known_lines_count() {
-        assert_eq!(Words::parse(b"XREADY=1\nREADY=10\nREADY=0\n\xff"), Words::default());
-        assert!(Words::parse(b"STOPPING=1").stopping);
-        let status = Words::parse(b"STATUS=\x1b[31mred\x07 \xff").status.unwrap();
-        assert_eq!(status, "[31mred \u{fffd}");
-        let long = [b"STATUS=".as_slice(), &[b'a'; 4000]].concat();
-        assert_eq!(Words::parse(&long).status.unwrap().len(), MAX_STATUS);
+        assert!(!says_ready(b"XREADY=1\nREADY=10\nREADY=0\nSTOPPING=1\n\xff"));
+        assert!(says_ready(b"STATUS=\xff\nREADY=1"));
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Driver {
     pub(super) fn read_notifications(&mut self) {
         for _ in 0..TURN {
             let Some(Ok(Some(said))) = self.notify.as_ref().map(|socket| socket.recv()) else { return };
-            if !said.words.ready {
+            if !said.ready {
                 continue;
             }
             let pid_of = |pid: u32| self.members.values().any(|member| member.info.pid == Some(pid));

@@ -41,15 +41,13 @@ impl Image {
             env: Vec::with_capacity(program.env.len() + 1),
             pids: Vec::new(),
         };
-        let listen_pid = program.listen_pid.then_some(OsStr::new("LISTEN_PID"));
-        let pid_names: Vec<&OsStr> =
-            listen_pid.into_iter().chain(program.pid_variables.iter().map(|name| name.as_os_str())).collect();
+        let own_pid = program.listen_pid.then_some(OsStr::new("LISTEN_PID"));
         for (name, value) in &program.env {
-            if !pid_names.contains(&name.as_os_str()) {
+            if own_pid != Some(name.as_os_str()) {
                 image.push_variable(name, value)?;
             }
         }
-        for name in pid_names {
+        if let Some(name) = own_pid {
             image.push_pid_variable(name)?;
         }
         Ok(image)
