@@ -120,7 +120,7 @@ pub(crate) fn serve(args: &[String]) -> io::Result<()> {
         ..RestartSettings::default()
     };
     Cluster::builder()
-        .bind_with_backlog("http", address.as_str(), 4096)
+        .bind_with("http", address.as_str(), everycore::ListenOptions::new().backlog(4096))
         .map_err(io::Error::other)?
         .workers(workers)
         .policy(policy)

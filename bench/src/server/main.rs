@@ -60,7 +60,7 @@ fn main() -> everycore::Result<()> {
     let witness = option("witness");
     let listeners = option("listeners").map_or(Ok(1), number)?;
     for (name, address) in addresses(address, listeners)? {
-        cluster = cluster.bind_with_backlog(name, address, 4096)?;
+        cluster = cluster.bind_with(name, address, everycore::ListenOptions::new().backlog(4096))?;
     }
     cluster.run_with(async |worker| serve_all(worker, face, listeners, witness.map(Witness::open)).await)?;
     Ok(())

@@ -10,22 +10,21 @@
 
 use std::io::Write;
 
-use everycore::{Cluster, Error, Event, ListenOptions, Role, Worker};
+use everycore::{Cluster, Event, ListenOptions, Role, Worker};
 
-fn main() -> everycore::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     match everycore::role()? {
         Role::Primary(cluster) => be_primary(cluster),
-        Role::Worker(worker) => serve(&worker),
+        Role::Worker(worker) => Ok(serve(&worker)?),
     }
 }
 
-fn be_primary(mut cluster: Cluster) -> everycore::Result<()> {
+fn be_primary(mut cluster: Cluster) -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let workers = args.next().and_then(|text| text.parse().ok()).unwrap_or_else(everycore::auto);
     for arg in args {
         let (address, options) = arg.split_once('?').unwrap_or((&arg, ""));
-        let options: ListenOptions =
-            options.parse().map_err(|error| Error::Setting(format!("{arg}: {error}")))?;
+        let options: ListenOptions = options.parse().map_err(|error| format!("{arg}: {error}"))?;
         cluster = cluster.bind_also("any", address, options)?;
     }
     cluster

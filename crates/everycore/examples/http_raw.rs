@@ -11,28 +11,27 @@
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use everycore::{Cluster, Error, Event, Policy, Role, Stream, Worker};
+use everycore::{Cluster, Event, Policy, Role, Stream, Worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A request head beyond this is refused by closing.
 const HEAD: usize = 16 << 10;
 
-fn main() -> everycore::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     match everycore::role()? {
         Role::Primary(cluster) => be_primary(cluster),
-        Role::Worker(worker) => worker.block_on(serve),
+        Role::Worker(worker) => Ok(worker.block_on(serve)?),
     }
 }
 
-fn be_primary(mut cluster: Cluster) -> everycore::Result<()> {
+fn be_primary(mut cluster: Cluster) -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let address = args.next().unwrap_or_else(|| "127.0.0.1:8000".into());
     if let Some(workers) = args.next().and_then(|text| text.parse().ok()) {
         cluster = cluster.workers(workers);
     }
     if let Some(name) = args.next() {
-        let policy: Policy =
-            name.parse().map_err(|_| Error::Setting(format!("no policy is called '{name}'")))?;
+        let policy: Policy = name.parse()?;
         cluster = cluster.policy(policy);
     }
     cluster

@@ -10,19 +10,15 @@
 
 #![allow(clippy::print_stdout, reason = "an example talks to people")]
 
-use everycore::{Cluster, Error, Event, Policy, Worker};
+use everycore::{Cluster, Event, Policy, Worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-fn main() -> everycore::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let address = args.next().unwrap_or_else(|| "127.0.0.1:8000".into());
     let workers = args.next().and_then(|text| text.parse().ok()).unwrap_or(2);
     let most = args.next().and_then(|text| text.parse().ok()).unwrap_or(2);
-    let policy: Policy = args
-        .next()
-        .unwrap_or_else(|| "least".into())
-        .parse()
-        .map_err(|error: everycore::UnknownPolicy| Error::Setting(error.to_string()))?;
+    let policy: Policy = args.next().unwrap_or_else(|| "least".into()).parse()?;
     let together = args.next().and_then(|text| text.parse().ok());
     let mut cluster = Cluster::builder().workers(workers).policy(policy);
     if most > 0 {

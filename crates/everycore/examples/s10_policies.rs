@@ -7,10 +7,10 @@
 
 #![allow(clippy::print_stdout, reason = "an example talks to people")]
 
-use everycore::{Cluster, Error, Event, Policy, Worker};
+use everycore::{Cluster, Event, Policy, Worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-fn main() -> everycore::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let address = args.next().unwrap_or_else(|| "127.0.0.1:8000".into());
     let mut cluster = Cluster::builder().workers(2).on_event(|_, event| {
@@ -19,8 +19,7 @@ fn main() -> everycore::Result<()> {
         }
     });
     if let Some(name) = args.next() {
-        let policy: Policy =
-            name.parse().map_err(|_| Error::Setting(format!("no policy is called '{name}'")))?;
+        let policy: Policy = name.parse()?;
         cluster = cluster.policy(policy);
     }
     cluster.run_with(|worker| serve(worker, address))?;

@@ -40,8 +40,8 @@ fn main() -> everycore::Result<()> {
             let admin = serve(&worker, worker.listener("admin").await?);
             tokio::join!(http, admin);
             Ok(())
-        })?;
-    Ok(())
+        })
+        .map(drop)
 }
 
 async fn serve(worker: &Worker, mut listener: Listener) {

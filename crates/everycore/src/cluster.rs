@@ -93,8 +93,8 @@ pub enum Readiness {
 ///                 eprintln!("worker {} serves {peer}", worker.id());
 ///             }
 ///             Ok(())
-///         })?;
-///     Ok(())
+///         })
+///         .map(drop)
 /// }
 /// ```
 pub struct Cluster {
@@ -229,20 +229,6 @@ impl Cluster {
     /// [`Error::Address`] if the text is no address. Whether it can be bound shows in [`run`](Self::run).
     pub fn bind(self, name: impl Into<String>, address: impl IntoAddress) -> Result<Self> {
         self.bind_with(name, address, ListenOptions::new())
-    }
-
-    /// As [`bind`](Self::bind), with the number of connections the kernel may queue; the default is 511.
-    ///
-    /// # Errors
-    /// As [`bind`](Self::bind).
-    pub fn bind_with_backlog(
-        self,
-        name: impl Into<String>,
-        address: impl IntoAddress,
-        backlog: impl Into<Option<u32>>,
-    ) -> Result<Self> {
-        let options = backlog.into().map_or_else(ListenOptions::new, |b| ListenOptions::new().backlog(b));
-        self.bind_with(name, address, options)
     }
 
     /// As [`bind`](Self::bind), with options for the socket.
@@ -492,15 +478,18 @@ impl Cluster {
 
     /// Is whatever this process is: the primary, or a worker that runs `worker`.
     ///
+    /// The program's error may be any that can hold ours, `Box<dyn std::error::Error>` for one.
+    ///
     /// # Errors
     /// As [`run`](Self::run) and [`role`](crate::role), and what `worker` returned.
-    pub fn run_with<F, W>(self, worker: W) -> Result<Outcome>
+    pub fn run_with<F, W, E>(self, worker: W) -> Result<Outcome, E>
     where
         W: FnOnce(crate::Worker) -> F,
-        F: Future<Output = Result<()>>,
+        F: Future<Output = Result<(), E>>,
+        E: From<Error>,
     {
         match crate::role()? {
-            crate::Role::Primary(_) => self.run(),
+            crate::Role::Primary(_) => Ok(self.run()?),
             crate::Role::Worker(this) => this.block_on(worker).map(|()| Outcome::Stopped),
         }
     }

@@ -64,6 +64,12 @@ pub enum Error {
         /// Which worker.
         worker: u32,
     },
+    /// So many orders wait for the primary's thread that it takes no more: it is given orders faster than it can carry them
+    /// out, or no longer runs.
+    OrdersFull {
+        /// How many wait.
+        waiting: usize,
+    },
     /// Nobody answers requests: the primary's program observes no events, or has declined this one.
     Unheard,
     /// A request was not answered in time.
@@ -124,6 +130,9 @@ impl fmt::Display for Error {
                     f,
                     "worker {worker} does not read its channel and the queue to it is full; send again later"
                 )
+            }
+            Self::OrdersFull { waiting } => {
+                write!(f, "{waiting} orders wait for the primary already; give this one again later")
             }
             Self::Unheard => f.write_str(
                 "nobody answers: the primary's program hears no requests (Cluster::on_event), or has no answer to this one",

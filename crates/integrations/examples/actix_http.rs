@@ -12,9 +12,9 @@ use actix_http::{HttpService, Protocol};
 use actix_service::{Service, ServiceFactory, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpResponse, web};
-use everycore::{Error, Stream, Worker};
+use everycore::{Stream, Worker};
 
-fn main() -> everycore::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     everycore_integrations::cluster("http")?.run_with(|worker| async move {
         // actix's services are not Send: they stay on this thread.
         tokio::task::LocalSet::new().run_until(serve(worker)).await
@@ -22,7 +22,7 @@ fn main() -> everycore::Result<()> {
     Ok(())
 }
 
-async fn serve(worker: Worker) -> everycore::Result<()> {
+async fn serve(worker: Worker) -> Result<(), Box<dyn std::error::Error>> {
     let asked = worker.clone();
     let app = App::new().route(
         "/",
@@ -36,7 +36,7 @@ async fn serve(worker: Worker) -> everycore::Result<()> {
         }),
     );
     let http = HttpService::<Stream, _, _>::new(map_config(app, |()| AppConfig::default()));
-    let http = http.new_service(()).await.map_err(|()| Error::Message("actix: no service".into()))?;
+    let http = http.new_service(()).await.map_err(|()| "actix: no service")?;
     let http = Rc::new(http);
     let mut listener = worker.listener("http").await?;
     while let Ok((stream, peer)) = listener.accept().await {

@@ -9,17 +9,17 @@ mod whoami;
 use everycore::Worker;
 use tonic::transport::Server;
 
-fn main() -> everycore::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     everycore_integrations::cluster("grpc")?.run_with(serve)?;
     Ok(())
 }
 
-async fn serve(worker: Worker) -> everycore::Result<()> {
+async fn serve(worker: Worker) -> Result<(), Box<dyn std::error::Error>> {
     let incoming = whoami::connections(worker.listener("grpc").await?);
     Server::builder()
         .add_service(whoami::Service { pid: worker.pid() })
         // HTTP/2 tells its clients to go elsewhere, and finishes what they have asked.
         .serve_with_incoming_shutdown(incoming, worker.draining())
-        .await
-        .map_err(|error| everycore::Error::Message(format!("gRPC: {error}")))
+        .await?;
+    Ok(())
 }

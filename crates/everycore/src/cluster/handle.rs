@@ -168,7 +168,7 @@ impl Shared {
             return Err(Error::PrimaryGone);
         }
         if orders.len() >= ORDERS {
-            return Err(Error::Message(format!("{ORDERS} orders wait for the primary already")));
+            return Err(Error::OrdersFull { waiting: orders.len() });
         }
         orders.push(order);
         if orders.len() == 1 {
@@ -187,7 +187,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The running primary, from any thread: send, order, look.
 ///
 /// Cheap to clone. Orders are carried out in the order given; what becomes of them is told by
-/// [events](crate::Event).
+/// [events](crate::Event). 65,536 may wait; further ones fail with [`Error::OrdersFull`].
 #[derive(Clone)]
 pub struct Primary {
     pub(crate) shared: Arc<Shared>,
@@ -204,7 +204,7 @@ impl Primary {
     ///
     /// # Errors
     /// [`Error::NoSuchWorker`] if it is not connected, [`Error::QueueFull`] if 64 MiB wait for it already,
-    /// [`Error::Message`] if the value cannot be encoded. A message that finds 65,536 others waiting for the worker is
+    /// [`Error::Message`] if the value cannot be encoded, [`Error::OrdersFull`]. A message that finds 65,536 others waiting for the worker is
     /// dropped later, with [`Event::Error`](crate::Event::Error).
     pub fn send<T: Serialize + ?Sized>(&self, worker: u32, message: &T) -> Result<()> {
         self.send_message(worker, encode(message)?)

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everycore::tls::Ticketer;
-use everycore::{Error, Stream, Worker};
+use everycore::{Stream, Worker};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,14 +22,14 @@ use tokio_rustls::TlsAcceptor;
 /// How long a client may take for its handshake and its request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn main() -> everycore::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cluster = everycore_integrations::cluster("https")?
         .on_event(identity::answer(|_, event| everycore_integrations::announce(&event)));
     cluster.run_with(serve)?;
     Ok(())
 }
 
-async fn serve(worker: Worker) -> everycore::Result<()> {
+async fn serve(worker: Worker) -> Result<(), Box<dyn std::error::Error>> {
     let acceptor = TlsAcceptor::from(Arc::new(config(&worker).await?));
     let mut listener = worker.listener("https").await?;
     while let Ok((stream, _)) = listener.accept().await {
@@ -42,16 +42,12 @@ async fn serve(worker: Worker) -> everycore::Result<()> {
     Ok(())
 }
 
-async fn config(worker: &Worker) -> everycore::Result<ServerConfig> {
-    let (certificate, key): identity::Identity = worker
-        .request(identity::QUESTION, PATIENCE)
-        .await?
-        .parse()
-        .map_err(|error| Error::Message(error.to_string()))?;
+async fn config(worker: &Worker) -> Result<ServerConfig, Box<dyn std::error::Error>> {
+    let (certificate, key): identity::Identity =
+        worker.request(identity::QUESTION, PATIENCE).await?.parse()?;
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(vec![CertificateDer::from(certificate)], PrivatePkcs8KeyDer::from(key).into())
-        .map_err(|error| Error::Setting(format!("certificate: {error}")))?;
+        .with_single_cert(vec![CertificateDer::from(certificate)], PrivatePkcs8KeyDer::from(key).into())?;
     // The one line that makes sessions the cluster's instead of this worker's.
     config.ticketer = Arc::new(Ticketer::new(worker.secrets().await?));
     Ok(config)
