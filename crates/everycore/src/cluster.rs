@@ -31,6 +31,7 @@ mod route;
 mod scales;
 mod secrets;
 mod selector;
+mod snapshot;
 mod socket;
 mod sources;
 mod spread;
@@ -44,15 +45,16 @@ use std::time::Duration;
 
 pub use event::{Event, WorkerInfo};
 pub use everycore_core::{
-    Candidate, Candidates, ClassCounts, ClassSnapshot, ExitReason, ExitStatus, LeastConnections, Outcome,
-    Phase, Policy, RecycleSettings, RestartPolicy, RestartSettings, RoundRobin, SchedulingPolicy, Slot,
-    SlotSnapshot, SlotState, Snapshot, Sticky, Totals, UnknownPolicy, Urgency, WhenFull, WorkerId,
-    WorkerSnapshot,
+    Candidate, Candidates, ClassCounts, ClassSnapshot, ExitReason, ExitStatus, Generation, LeastConnections,
+    ListenerKey, Outcome, Phase, Policy, RecycleSettings, RestartPolicy, RestartSettings, RoundRobin,
+    SchedulingPolicy, Slot, SlotSnapshot, SlotState, Sticky, Time, Totals, UnknownPolicy, Urgency, WhenFull,
+    WorkerId, WorkerSnapshot,
 };
 pub use handle::{Primary, Reply};
 pub use node::{NodeSettings, WorkerPipes, WorkerStdio};
 pub use program::{Dialect, Serialization, WorkerCommand, WorkerSpec};
 pub use route::{Class, Opening, Route, Routing};
+pub use snapshot::Snapshot;
 
 use crate::address::{Address, BoundAddress, IntoAddress};
 use crate::error::{Error, Result};

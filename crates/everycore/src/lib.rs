@@ -16,11 +16,11 @@ mod worker;
 pub use address::{Address, AddressError, BoundAddress, IntoAddress};
 pub use cluster::{
     Candidate, Candidates, Class, ClassCounts, ClassSnapshot, Cluster, Dialect, Event, ExitReason,
-    ExitStatus, LeastConnections, NodeSettings, Opening, Outcome, Phase, Policy, Primary, Readiness,
-    RecycleSettings, Reply, RestartPolicy, RestartSettings, RoundRobin, Route, Routing, Running,
-    SchedulingPolicy, Serialization, Slot, SlotSnapshot, SlotState, Snapshot, Sticky, Totals, UnknownPolicy,
-    Urgency, WhenFull, WorkerCommand, WorkerId, WorkerInfo, WorkerPipes, WorkerSnapshot, WorkerSpec,
-    WorkerStdio, auto,
+    ExitStatus, Generation, LeastConnections, ListenerKey, NodeSettings, Opening, Outcome, Phase, Policy,
+    Primary, Readiness, RecycleSettings, Reply, RestartPolicy, RestartSettings, RoundRobin, Route, Routing,
+    Running, SchedulingPolicy, Serialization, Slot, SlotSnapshot, SlotState, Snapshot, Sticky, Time, Totals,
+    UnknownPolicy, Urgency, WhenFull, WorkerCommand, WorkerId, WorkerInfo, WorkerPipes, WorkerSnapshot,
+    WorkerSpec, WorkerStdio, auto,
 };
 pub use error::{Error, Result};
 pub use everycore_ipc::{Handle, HandleKind, Message};

@@ -26,9 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A name, and what is to hold.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 15] = [
     ("a_worker_that_gives_up_its_last_listener_does_not_keep_the_primary_busy", gives_up_its_listener),
     ("a_request_without_end_is_one", request_without_end),
+    ("a_snapshot_says_where_each_worker_listens", snapshot_says_where),
     ("an_observer_that_panics_ends_the_wait_of_others", observer_panics),
     ("a_question_that_finds_the_queue_full_fails_at_once", question_finds_queue_full),
     ("a_question_that_the_worker_drops_fails_at_once", question_is_dropped),
@@ -223,6 +224,21 @@ fn question_is_dropped() {
     await_event(&told, |event| matches!(event, Event::Ready { .. }));
     // More than the worker keeps for a program that takes none.
     ask_too_much(running.primary(), 1_100);
+    stop(running);
+}
+
+fn snapshot_says_where() {
+    let (running, told) = cluster("serve", 1);
+    let Event::Listening { address, .. } =
+        await_event(&told, |event| matches!(event, Event::Listening { .. }))
+    else {
+        unreachable!("it was waited for");
+    };
+    let snapshot = running.primary().snapshot().unwrap();
+    let [worker] = &snapshot.workers[..] else { panic!("{snapshot:?}") };
+    let [key] = worker.listeners[..] else { panic!("{worker:?}") };
+    assert_eq!(snapshot.addresses.get(&key), Some(&address));
+    assert!(worker.forked_at < snapshot.taken_at, "{snapshot:?}");
     stop(running);
 }
 

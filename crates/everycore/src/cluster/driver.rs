@@ -26,6 +26,7 @@ use super::readiness::Readying;
 use super::scales::Scales;
 use super::secrets::{self, Rotation};
 use super::selector::Selector;
+use super::snapshot::Snapshot;
 use super::socket::Options;
 use super::sources::{Sources, Wake};
 use super::{Cluster, Observer, Outcome, Readiness, at_least_one, auto, orders};
@@ -224,7 +225,7 @@ impl Driver {
         self.warn_of_resets();
         let result = self.turn_until_finished();
         self.listeners.close_all(&self.sources);
-        self.shared.ended(self.core.snapshot());
+        self.shared.ended(self.snapshot());
         result
     }
 
@@ -268,6 +269,11 @@ impl Driver {
     }
 
     /// The core's clock.
+    /// The cluster as it stands.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.core.snapshot(), self.listeners.bound_at(), self.now())
+    }
+
     pub(super) fn now(&self) -> Time {
         Time::new(self.started.elapsed())
     }
@@ -327,7 +333,7 @@ impl Driver {
     pub(super) fn tell(&mut self, event: Event) {
         if let Some(mut observer) = self.observer.take() {
             if !std::mem::replace(&mut self.pictured, true) {
-                self.shared.remember(self.core.snapshot());
+                self.shared.remember(self.snapshot());
             }
             observer(&self.primary(), event);
             self.observer = Some(observer);

@@ -11,13 +11,14 @@ use std::task::{Context, Poll};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use everycore_core::{Snapshot, Urgency};
+use everycore_core::Urgency;
 use everycore_ipc::{Handle, Message};
 use everycore_sys::eventfd::EventFd;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::node::{NodeSettings, WorkerPipes};
+use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
 
 /// Orders waiting for the primary's thread beyond which new ones are refused: a callback that sends in a loop, or

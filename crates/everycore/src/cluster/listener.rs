@@ -132,6 +132,13 @@ impl Listeners {
         key
     }
 
+    /// Where each open listener is bound.
+    pub(crate) fn bound_at(&self) -> BTreeMap<ListenerKey, BoundAddress> {
+        let opened = self.by_key.iter().map(|(key, listening)| (*key, listening.bound.address.clone()));
+        let own = self.own.iter().map(|(key, (address, _))| (*key, address.clone()));
+        own.chain(opened).collect()
+    }
+
     /// Where a listener is, whoever has bound it.
     pub(crate) fn address(&self, key: ListenerKey) -> Option<&BoundAddress> {
         self.by_key

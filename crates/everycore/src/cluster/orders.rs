@@ -167,7 +167,7 @@ impl Driver {
             Order::Stop { urgency } => self.order(CoreEvent::Stop { urgency }),
             Order::SetupPrimary { settings } => self.setup_primary(*settings),
             Order::Snapshot { reply } => {
-                let _ = reply.send(self.core.snapshot());
+                let _ = reply.send(self.snapshot());
             }
         }
     }
