@@ -130,12 +130,20 @@ impl Shared {
 
     /// Refuses all further orders and fails those still queued by dropping their reply ends.
     pub(crate) fn ended(&self, last: Snapshot) {
-        lock(&self.state).latest = Some(last);
-        self.gone();
+        self.end(Some(last));
     }
 
+    /// The primary's thread runs no more. Without a last word of its own, what it was last like is not how it is.
     fn gone(&self) {
-        lock(&self.state).ended = true;
+        if !lock(&self.state).ended {
+            self.end(None);
+        }
+    }
+
+    fn end(&self, last: Option<Snapshot>) {
+        let mut state = lock(&self.state);
+        (state.ended, state.latest) = (true, last);
+        drop(state);
         drop(self.take_orders());
     }
 
