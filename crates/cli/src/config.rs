@@ -242,7 +242,17 @@ fn named(binds: &[Bind]) -> Result<Vec<(String, Address)>, Failure> {
     let mut named: Vec<(String, Address)> = Vec::new();
     for bind in binds {
         let (address, _) = bind.address.split_once('?').unwrap_or((&bind.address, ""));
-        let address: Address = address.parse().map_err(|error| Failure::usage(format!("-b: {error}")))?;
+        let found = Address::lookup(address).map_err(|error| Failure::usage(format!("-b: {error}")))?;
+        let address = match &found[..] {
+            [address] => address.clone(),
+            several => {
+                let several: Vec<String> = several.iter().map(Address::to_string).collect();
+                return Err(Failure::usage(format!(
+                    "-b: '{address}' has several addresses; write the one that is meant, or each with a -b of its own: {}",
+                    several.join(", ")
+                )));
+            }
+        };
         let taken = |name: &str| {
             named.iter().any(|(known, _)| known == name)
                 || binds.iter().any(|b| b.name.as_deref() == Some(name))

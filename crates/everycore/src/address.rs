@@ -7,6 +7,9 @@ use std::str::FromStr;
 
 /// Where to listen.
 ///
+/// A text is read without asking anybody: of host names only `localhost` is known, as `127.0.0.1`.
+/// [`lookup`](Self::lookup) is for others.
+///
 /// ```
 /// use everycore::Address;
 /// let address: Address = "127.0.0.1:8000".parse()?;
@@ -49,7 +52,7 @@ impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "'{}' is no address to listen on: {}; write HOST:PORT, :PORT, [IPV6]:PORT, unix:PATH, udp://IP:PORT or fd://N",
+            "'{}' is no address to listen on: {}; write IP:PORT, :PORT, [IPV6]:PORT, unix:PATH, udp://IP:PORT or fd://N",
             self.text, self.why
         )
     }
@@ -57,32 +60,93 @@ impl fmt::Display for AddressError {
 
 impl std::error::Error for AddressError {}
 
+impl AddressError {
+    fn new(text: &str, why: impl Into<String>) -> Self {
+        Self { text: text.to_owned(), why: why.into() }
+    }
+}
+
+impl Address {
+    /// What a text means that may name a host, `example.org:80`: all its addresses, in the order that the system prefers.
+    ///
+    /// Waits for the system's resolver, so not for a worker's loop: look names up before, or where waiting is allowed.
+    ///
+    /// # Errors
+    /// The text is no address, or the host is not known.
+    pub fn lookup(text: &str) -> Result<Vec<Self>, AddressError> {
+        let (host, port) = match Written::read(text)? {
+            Written::Address(address) => return Ok(vec![address]),
+            Written::Host(host, port) => (host, port),
+        };
+        let found = (host, port).to_socket_addrs();
+        let found = found.map_err(|error| AddressError::new(text, format!("{host}: {error}")))?;
+        let mut addresses: Vec<Self> = Vec::new();
+        for address in found.map(Self::Tcp) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        match addresses.is_empty() {
+            true => Err(AddressError::new(text, "the host name has no address")),
+            false => Ok(addresses),
+        }
+    }
+}
+
 impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let wrong = |why: &str| AddressError { text: text.to_owned(), why: why.to_owned() };
+        match Written::read(text)? {
+            Written::Address(address) => Ok(address),
+            Written::Host(host, _) => Err(AddressError::new(
+                text,
+                format!("'{host}' is a host name, which nobody is asked for here (Address::lookup does)"),
+            )),
+        }
+    }
+}
+
+/// What a text says by itself.
+enum Written<'a> {
+    Address(Address),
+    /// Somebody has to be asked.
+    Host(&'a str, u16),
+}
+
+impl<'a> Written<'a> {
+    fn read(text: &'a str) -> Result<Self, AddressError> {
+        Ok(match Self::read_ip(text)? {
+            Self::Host("localhost", port) => Self::Address((Ipv4Addr::LOCALHOST, port).into()),
+            written => written,
+        })
+    }
+
+    fn read_ip(text: &'a str) -> Result<Self, AddressError> {
+        use Address::{Any, Inherited, Tcp, Udp, Unix};
+        let wrong = |why: &str| AddressError::new(text, why);
         if let Some(path) = text.strip_prefix("unix:") {
             return match path.strip_prefix('@') {
                 Some("") => Err(wrong("the abstract name is missing")),
-                Some(name) => Ok(Self::Unix(format!("\0{name}").into())),
+                Some(name) => Ok(Self::Address(Unix(format!("\0{name}").into()))),
                 None if path.is_empty() => Err(wrong("the path is missing")),
-                None => Ok(Self::Unix(path.into())),
+                None => Ok(Self::Address(Unix(path.into()))),
             };
         }
         if let Some(which) = text.strip_prefix("fd://") {
             return if which.is_empty() {
                 Err(wrong("the descriptor's number or name is missing"))
             } else {
-                Ok(Self::Inherited(which.to_owned()))
+                Ok(Self::Address(Inherited(which.to_owned())))
             };
         }
         if let Some(address) = text.strip_prefix("udp://") {
-            return address.parse().map(Self::Udp).map_err(|_| wrong("UDP needs an IP address and a port"));
+            let address = address.parse().map_err(|_| wrong("UDP needs an IP address and a port"))?;
+            return Ok(Self::Address(Udp(address)));
         }
         let text_of_address = text.strip_prefix("tcp://").unwrap_or(text);
         if let Ok(address) = text_of_address.parse::<SocketAddr>() {
-            return Ok(Self::Tcp(address));
+            return Ok(Self::Address(Tcp(address)));
         }
         let (host, port) = match text_of_address.rsplit_once(':') {
             Some((host, port)) => (host, port),
@@ -92,15 +156,9 @@ impl FromStr for Address {
         };
         let port: u16 = port.parse().map_err(|_| wrong("the port is not a number from 0 to 65535"))?;
         match host {
-            "" | "*" => Ok(Self::Any { port }),
-            host => {
-                if host.contains(':') {
-                    return Err(wrong("an IPv6 address needs brackets around it"));
-                }
-                let mut found =
-                    (host, port).to_socket_addrs().map_err(|error| wrong(&format!("{host}: {error}")))?;
-                found.next().map(Self::Tcp).ok_or_else(|| wrong("the host name has no address"))
-            }
+            "" | "*" => Ok(Self::Address(Any { port })),
+            host if host.contains(':') => Err(wrong("an IPv6 address needs brackets around it")),
+            host => Ok(Self::Host(host, port)),
         }
     }
 }
@@ -228,7 +286,25 @@ mod tests {
         assert_eq!("*:80".parse(), Ok(Address::Any { port: 80 }));
         assert_eq!("[::1]:80".parse(), Ok(Address::Tcp("[::1]:80".parse().unwrap())));
         assert_eq!("tcp://127.0.0.1:1".parse(), Ok(Address::Tcp("127.0.0.1:1".parse().unwrap())));
-        assert!(matches!("localhost:9".parse(), Ok(Address::Tcp(a)) if a.ip().is_loopback()));
+        assert_eq!("localhost:9".parse(), Ok(Address::Tcp("127.0.0.1:9".parse().unwrap())));
+    }
+
+    #[test]
+    fn nobody_is_asked_for_a_host_unless_that_is_wanted() {
+        // Not even for names that the system would know without a server.
+        let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        let known = hosts.lines().filter_map(|line| line.split('#').next()?.split_whitespace().nth(1));
+        for host in known.filter(|host| *host != "localhost").chain(["name.invalid"]) {
+            let error = format!("{host}:80").parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains("host name") && error.contains("Address::lookup"), "{error}");
+        }
+        assert_eq!(Address::lookup(":80"), Ok(vec![Address::Any { port: 80 }]));
+        assert_eq!(Address::lookup("localhost:80"), Ok(vec![Address::Tcp("127.0.0.1:80".parse().unwrap())]));
+        assert!(Address::lookup("unix:").is_err());
+        // Too long for any resolver to ask for.
+        let endless = "x".repeat(300);
+        let error = Address::lookup(&format!("{endless}:80")).unwrap_err().to_string();
+        assert!(error.contains(&format!("{endless}: ")), "{error}");
     }
 
     #[test]

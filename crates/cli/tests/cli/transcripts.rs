@@ -85,12 +85,12 @@ fn addresses_that_are_none() {
     refuses(
         &["run", "-b", "nonsense", "--", "true"],
         2,
-        "error: -b: 'nonsense' is no address to listen on: the port is missing; write HOST:PORT, :PORT, [IPV6]:PORT, unix:PATH, udp://IP:PORT or fd://N\n",
+        "error: -b: 'nonsense' is no address to listen on: the port is missing; write IP:PORT, :PORT, [IPV6]:PORT, unix:PATH, udp://IP:PORT or fd://N\n",
     );
     refuses(
         &["demo", "-b", ":99999"],
         2,
-        "error: -b: ':99999' is no address to listen on: the port is not a number from 0 to 65535; write HOST:PORT, :PORT, [IPV6]:PORT, unix:PATH, udp://IP:PORT or fd://N\n",
+        "error: -b: ':99999' is no address to listen on: the port is not a number from 0 to 65535; write IP:PORT, :PORT, [IPV6]:PORT, unix:PATH, udp://IP:PORT or fd://N\n",
     );
     refuses(
         &["run", "-b", "a=:0", "-b", "a=:0", "--", "true"],
