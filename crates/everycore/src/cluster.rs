@@ -15,6 +15,7 @@ mod group;
 mod handle;
 mod handoff;
 mod launch;
+mod leftovers;
 mod listener;
 mod member;
 mod node;

@@ -376,6 +376,7 @@ impl Driver {
         if let Some(member) = self.members.get_mut(&worker) {
             member.process = None;
         }
+        self.end_group(self.info(worker));
         self.disconnected(worker);
         self.carry_out_effects();
         let status = match status {

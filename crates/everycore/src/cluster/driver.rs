@@ -18,6 +18,7 @@ use super::farewell::HeldBack;
 use super::fit;
 use super::handle::{Primary, Shared};
 use super::handoff::HandOff;
+use super::leftovers::Leftovers;
 use super::listener::{Listeners, Members};
 use super::node::Preload;
 use super::notify::NotifySocket;
@@ -75,6 +76,8 @@ pub(crate) struct Driver {
     /// Hand-off channels of workers that gave them up or are gone, not read to their end for want of descriptors.
     pub(super) remains: Vec<(WorkerId, HandOff)>,
     pub(super) held_back: HeldBack,
+    /// What is left of workers that have ended.
+    pub(super) leftovers: Leftovers,
     /// Workers whose channel is to be looked after, in turn: something came, or one turn was not enough.
     pub(super) channels: VecDeque<WorkerId>,
     /// Workers with words queued in this turn: all of one worker's go out together.
@@ -194,6 +197,7 @@ impl Driver {
             stop: orders::StopKeys::new(cluster.signals, cluster.reap_orphans),
             remains: Vec::new(),
             held_back: HeldBack::new(),
+            leftovers: Leftovers::default(),
             channels: VecDeque::new(),
             unsent: Vec::new(),
             pictured: false,
@@ -251,7 +255,7 @@ impl Driver {
         loop {
             self.pictured = false;
             self.carry_out_effects();
-            if self.core.is_finished() {
+            if self.core.is_finished() && self.leftovers.is_empty() {
                 return Ok(self.core.outcome());
             }
             self.wait().map_err(|source| Error::System { doing: "waiting for events", source })?;
@@ -323,6 +327,7 @@ impl Driver {
         }
         self.rotate_secrets_when_due(instant);
         self.look_for_readiness(instant);
+        self.look_at_leftovers(instant);
         self.weigh(instant);
     }
 
@@ -343,6 +348,9 @@ impl Driver {
     /// Hands an order to the core.
     pub(super) fn order(&mut self, event: core::Event) {
         self.pictured = false;
+        if matches!(event, core::Event::Stop { urgency: core::Urgency::Fast }) {
+            self.leftovers.hurry(self.deadlines.term);
+        }
         let now = self.now();
         self.core.handle(event, now);
     }

@@ -95,6 +95,7 @@ impl Driver {
             .chain(self.listeners.next_retry())
             .chain(self.listeners.next_abandoned())
             .chain(self.readying.next_look())
+            .chain(self.leftovers.next_look())
             .chain(self.scales.next())
             .chain(self.next_rotation())
             .min()
