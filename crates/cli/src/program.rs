@@ -205,6 +205,10 @@ impl Wishes {
         match self.ready {
             None | Some(Ready::Listen) => Ok(match self.kind {
                 Kind::Library | Kind::Node => Readiness::Listening,
+                // Who says so, or types `{fd}`, means a program that waits on the socket; else it is a guess.
+                Kind::Auto | Kind::Socket if inherits_for_sure || self.ready.is_some() => {
+                    Readiness::Inherited
+                }
                 Kind::Auto | Kind::Socket => Readiness::Socket,
             }),
             Some(Ready::Notify) => Ok(Readiness::Notify),

@@ -74,8 +74,14 @@ pub enum Readiness {
     Message,
     /// It sent `READY=1` to the socket named by `NOTIFY_SOCKET`.
     Notify,
-    /// It listens through the library, or, not using it, waits on an inherited socket, or has stayed up for a second.
+    /// It listens through the library or, not using it, waits on an inherited socket or has stayed up for a second. The
+    /// last does not count any more once a worker of the cluster was seen to wait on an inherited socket: from then on as
+    /// [`Inherited`](Self::Inherited).
     Socket,
+    /// It waits on an inherited socket or, using the library, listens through it. Having stayed up counts after half of the
+    /// [time to start](Cluster::start_timeout), and after a second where it cannot be seen what a program waits for: it
+    /// cannot be looked into, or uses `io_uring`.
+    Inherited,
     /// It has stayed up for this long.
     StaysUp(Duration),
 }

@@ -77,3 +77,39 @@ fn a_replacement_that_is_late_leaves_the_old_one_serving() {
     assert_eq!(everyone(address, 1), old.into_iter().collect());
     run.stop();
 }
+
+/// Serves the inherited socket; a bad release finds out late that it cannot.
+const LATE: &str = r#"
+import asyncio, os, socket, sys, time
+if os.path.exists(sys.argv[1]):
+    time.sleep(2)
+    sys.exit(5)
+async def answer(reader, writer):
+    await reader.readuntil(b"\r\n\r\n")
+    body = str(os.getpid()).encode()
+    writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+    writer.close()
+async def main():
+    server = await asyncio.start_server(answer, sock=socket.socket(fileno=3))
+    await server.serve_forever()
+asyncio.run(main())
+"#;
+
+#[test]
+fn a_bad_release_that_shows_late_leaves_the_old_one_serving() {
+    let directory = Directory::new("late-release");
+    for (place, more) in [vec!["{fd}"], vec![]].into_iter().enumerate() {
+        let broken = directory.path(&format!("broken-{place}"));
+        let mut args = vec!["run", "-w", "1", "-b", "127.0.0.1:0", "--", "python3", "-c", LATE, &broken];
+        args.extend(more);
+        let mut run = Running::start(&args);
+        let address = run.address();
+        run.ready(1);
+        std::fs::write(&broken, "").unwrap();
+        run.signal(Signal::HUP);
+        let line = run.line("reload failed, the old workers serve on: ");
+        assert!(line.contains("exited with code 5"), "{line}");
+        assert_eq!(get(address, "/").unwrap().status, 200);
+        run.stop();
+    }
+}

@@ -212,7 +212,7 @@ impl Driver {
             // Handed over: looked at in this turn, and watched from then on.
             self.listeners.starve(listener);
         }
-        if self.readiness == Readiness::Socket {
+        if matches!(self.readiness, Readiness::Socket | Readiness::Inherited) {
             self.order(CoreEvent::Ready { worker });
         }
     }

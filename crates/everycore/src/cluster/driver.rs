@@ -118,9 +118,11 @@ impl Driver {
             readiness: match cluster.readiness {
                 Readiness::Listening => core::Readiness::Listening,
                 Readiness::Online => core::Readiness::Online,
-                Readiness::Message | Readiness::Notify | Readiness::Socket | Readiness::StaysUp(_) => {
-                    core::Readiness::Notified
-                }
+                Readiness::Message
+                | Readiness::Notify
+                | Readiness::Socket
+                | Readiness::Inherited
+                | Readiness::StaysUp(_) => core::Readiness::Notified,
             },
             restart: cluster.restart.clone(),
             deadlines: cluster.deadlines.clone(),

@@ -112,7 +112,7 @@ impl Driver {
                 Event::Listening { worker: self.info(worker), address }
             }
             Notice::Ready { worker } => {
-                self.readying.forget(worker);
+                self.readying.ready(worker);
                 if self.core.is_settled() {
                     self.abandon_old_listeners();
                 }

@@ -1,8 +1,7 @@
 //! Sees from outside whether a process serves a listening socket it inherited: some thread of it, or of a
 //! descendant, has the socket in an epoll set or is blocked in accept, poll or select on it.
 //!
-//! Reads `/proc` only and says *no* whenever it cannot tell: the caller asks again until it is *yes* or the
-//! program has stayed up long enough. Parsing is pure; `serves` is the one function that looks.
+//! Reads `/proc` only. Parsing is pure; `look` is the one function that looks.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,58 +14,96 @@ const MAX_PROCESSES: usize = 64;
 /// Entries of a poll array, or bits of a select set, looked at.
 const MAX_POLLED: usize = 1024;
 
-/// Whether process `pid`, or a descendant of it, serves the socket with this inode.
-pub(crate) fn serves(pid: u32, inode: u64) -> bool {
+/// What can be seen of a process and a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Sight {
+    /// Nobody has the socket, or somebody has who cannot be looked into.
+    Unknown,
+    /// Somebody has it, and nobody waits for its connections.
+    Held,
+    /// Somebody waits for its connections.
+    Served,
+}
+
+/// What process `pid` and its descendants do with the socket of this inode.
+pub(crate) fn look(pid: u32, inode: u64) -> Sight {
     let mut queue = vec![pid];
     let mut seen = BTreeSet::new();
+    let (mut held, mut hidden) = (false, false);
     while let Some(pid) = queue.pop() {
         if seen.len() == MAX_PROCESSES {
-            return false;
+            return Sight::Unknown;
         }
         if !seen.insert(pid) {
             continue;
         }
         let process = PathBuf::from(format!("/proc/{pid}"));
         let threads = numbered(&process.join("task"));
-        if serves_itself(&process, &threads, inode) {
-            return true;
+        match Descriptors::of(&process, inode) {
+            Some(descriptors) if descriptors.serve(&process, &threads, inode) => return Sight::Served,
+            Some(descriptors) => {
+                held |= !descriptors.holders.is_empty();
+                hidden |= descriptors.has_ring;
+            }
+            // Perhaps it has just ended, perhaps it is another user's.
+            None => hidden = true,
         }
         for thread in &threads {
             let children = read(&process.join(format!("task/{thread}/children")));
             queue.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }
     }
-    false
+    if held && !hidden { Sight::Held } else { Sight::Unknown }
 }
 
-/// Whether this very process serves the socket.
-fn serves_itself(process: &Path, threads: &[u32], inode: u64) -> bool {
-    let mut holders = BTreeSet::new();
-    let mut epolls = Vec::new();
-    for fd in numbered(&process.join("fd")) {
-        let Ok(target) = fs::read_link(process.join(format!("fd/{fd}"))) else { continue };
-        match target.to_str() {
-            Some("anon_inode:[eventpoll]") => epolls.push(fd),
-            Some(target) if socket_inode(target) == Some(inode) => {
-                holders.insert(fd);
-            }
-            _ => {}
-        }
-    }
-    if holders.is_empty() {
-        return false;
-    }
-    epolls.iter().any(|epoll| polls(&read(&process.join(format!("fdinfo/{epoll}"))), inode, &holders))
-        || threads.iter().any(|thread| {
-            let call = read(&process.join(format!("task/{thread}/syscall")));
-            match Call::parse(&call) {
-                Some(call) => call.waits_on(process, &holders),
-                // Without the right to see the call, the name of the kernel function it waits in has to do.
-                None => {
-                    call.is_empty() && read(&process.join(format!("task/{thread}/wchan"))).contains("_accept")
+/// The descriptors of a process that matter here.
+struct Descriptors {
+    /// Those of the socket.
+    holders: BTreeSet<u32>,
+    epolls: Vec<u32>,
+    /// It may wait in an `io_uring`, into which nobody can look.
+    has_ring: bool,
+}
+
+impl Descriptors {
+    /// `None` where they cannot be read.
+    fn of(process: &Path, inode: u64) -> Option<Self> {
+        let directory = process.join("fd");
+        fs::read_dir(&directory).ok()?;
+        let mut found = Self { holders: BTreeSet::new(), epolls: Vec::new(), has_ring: false };
+        for fd in numbered(&directory) {
+            let Ok(target) = fs::read_link(directory.join(fd.to_string())) else { continue };
+            match target.to_str() {
+                Some("anon_inode:[eventpoll]") => found.epolls.push(fd),
+                Some("anon_inode:[io_uring]") => found.has_ring = true,
+                Some(target) if socket_inode(target) == Some(inode) => {
+                    found.holders.insert(fd);
                 }
+                _ => {}
             }
-        })
+        }
+        Some(found)
+    }
+
+    /// Whether the process waits for connections of the socket.
+    fn serve(&self, process: &Path, threads: &[u32], inode: u64) -> bool {
+        let Self { holders, epolls, .. } = self;
+        !holders.is_empty()
+            && (epolls
+                .iter()
+                .any(|epoll| polls(&read(&process.join(format!("fdinfo/{epoll}"))), inode, holders))
+                || threads.iter().any(|thread| {
+                    let call = read(&process.join(format!("task/{thread}/syscall")));
+                    match Call::parse(&call) {
+                        Some(call) => call.waits_on(process, holders),
+                        // Without the right to see the call, the name of the kernel function it waits in has to do.
+                        None => {
+                            call.is_empty()
+                                && read(&process.join(format!("task/{thread}/wchan"))).contains("_accept")
+                        }
+                    }
+                }))
+    }
 }
 
 /// The inode in `socket:[123]`.
@@ -227,7 +264,7 @@ mod tests {
 
     fn eventually_serves(inode: u64) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !serves(std::process::id(), inode) {
+        while look(std::process::id(), inode) != Sight::Served {
             assert!(Instant::now() < deadline, "never seen to serve");
             std::thread::yield_now();
         }
@@ -236,7 +273,7 @@ mod tests {
     #[test]
     fn a_socket_only_held_is_not_served() {
         let (_listener, inode) = listener();
-        assert!(!serves(std::process::id(), inode));
+        assert_eq!(look(std::process::id(), inode), Sight::Held);
     }
 
     #[test]
@@ -244,9 +281,9 @@ mod tests {
         let (listener, inode) = listener();
         let set = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         epoll::add(&set, &listener, epoll::EventData::new_u64(0), epoll::EventFlags::OUT).unwrap();
-        assert!(!serves(std::process::id(), inode));
+        assert_eq!(look(std::process::id(), inode), Sight::Held);
         epoll::modify(&set, &listener, epoll::EventData::new_u64(0), epoll::EventFlags::IN).unwrap();
-        assert!(serves(std::process::id(), inode));
+        assert_eq!(look(std::process::id(), inode), Sight::Served);
     }
 
     #[test]
@@ -278,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_gone_serves_nothing() {
-        assert!(!serves(u32::MAX, 1));
+        assert_eq!(look(u32::MAX, 1), Sight::Unknown);
     }
 
     #[test]
