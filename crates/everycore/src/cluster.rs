@@ -47,7 +47,7 @@ use std::time::Duration;
 pub use event::{Event, WorkerInfo};
 pub use everycore_core::{
     Candidate, Candidates, ClassCounts, ClassSnapshot, ExitReason, ExitStatus, Generation, LeastConnections,
-    ListenerKey, Outcome, Phase, Policy, RecycleSettings, RestartPolicy, RestartSettings, RoundRobin,
+    ListenerKey, Phase, Policy, RecycleSettings, RestartPolicy, RestartSettings, RoundRobin,
     SchedulingPolicy, Slot, SlotSnapshot, SlotState, Sticky, Time, Totals, UnknownPolicy, Urgency, WhenFull,
     WorkerId, WorkerSnapshot,
 };
@@ -84,6 +84,15 @@ pub enum Readiness {
     Inherited,
     /// It has stayed up for this long.
     StaysUp(Duration),
+}
+
+/// How a cluster ended, if not by an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Somebody asked for it.
+    Stopped,
+    /// All workers ended by themselves, and the restart policy wants none again.
+    Completed,
 }
 
 /// Workers, the addresses they serve and the rules they live by; then [`run`](Self::run) it.
@@ -479,8 +488,8 @@ impl Cluster {
     /// Is the primary, on this thread, until the cluster has ended.
     ///
     /// # Errors
-    /// An address that cannot be bound, a setting that cannot be used, or a failure of the primary itself. What
-    /// goes wrong with workers is told by events.
+    /// An address that cannot be bound, a setting that cannot be used, a failure of the primary itself, or
+    /// [`Error::GivenUp`] when no worker could be kept. What else goes wrong with workers is told by events.
     pub fn run(self) -> Result<Outcome> {
         driver::Driver::new(self)?.run()
     }

@@ -8,7 +8,8 @@ use crate::address::{Address, AddressError};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a cluster operation failed.
-#[derive(Debug)]
+///
+/// Its `Debug` form is the sentence for people with the cause behind it, since that is what a `main` prints that returns it.
 #[non_exhaustive]
 pub enum Error {
     /// [`role`](crate::role) came too late: other threads were running already.
@@ -88,6 +89,11 @@ pub enum Error {
     },
     /// The primary has ended.
     PrimaryGone,
+    /// No worker is left, and none will follow: each slot's failed too often.
+    GivenUp {
+        /// How the last one ended that was not told to.
+        last: String,
+    },
 }
 
 /// The words of an error of the kernel's, with what to do where a limit is what was met.
@@ -109,7 +115,7 @@ impl fmt::Display for Error {
         match self {
             Self::RoleTooLate { threads } => write!(
                 f,
-                "the process already runs {threads} threads; call everycore::role() first thing in main, before any runtime or thread starts"
+                "the process already runs {threads} threads, and its role has to be found before any is started: call everycore::role(), or Cluster::run_with, first thing in a main without #[tokio::main]"
             ),
             Self::Channel { doing, .. } => write!(f, "channel to the primary: {doing}"),
             Self::Protocol(what) => {
@@ -141,6 +147,19 @@ impl fmt::Display for Error {
             Self::Setting(what) => f.write_str(what),
             Self::System { doing, .. } => f.write_str(doing),
             Self::PrimaryGone => f.write_str("the primary has ended"),
+            Self::GivenUp { last } => {
+                write!(f, "no worker could be kept, each slot was given up after its last failure; the last of all: {last}")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        match self {
+            Self::Channel { source, .. } | Self::System { source, .. } => write!(f, ": {}", advised(source)),
+            _ => Ok(()),
         }
     }
 }

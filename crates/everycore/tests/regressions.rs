@@ -14,7 +14,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use everycore::{Cluster, Error, Event, ListenOptions, Listener, Readiness, Role, Running, Urgency, Worker};
+use everycore::{
+    Cluster, Error, Event, ListenOptions, Listener, Readiness, RestartSettings, Role, Running, Urgency,
+    Worker,
+};
 use everycore_sys::PidFd;
 use everycore_sys::signals::number::{CONT, KILL, STOP};
 use rustix::process::{Resource, Rlimit};
@@ -26,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A name, and what is to hold.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     ("a_worker_that_gives_up_its_last_listener_does_not_keep_the_primary_busy", gives_up_its_listener),
     ("a_request_without_end_is_one", request_without_end),
     ("a_snapshot_says_where_each_worker_listens", snapshot_says_where),
@@ -40,6 +43,7 @@ const CASES: [Case; 15] = [
     ("a_port_of_the_old_version_closes_after_a_reload", old_port_closes),
     ("a_port_of_a_worker_that_was_replaced_closes", replaced_workers_port_closes),
     ("a_limit_may_be_for_ever", forever_is_a_limit),
+    ("a_cluster_without_workers_that_last_ends_with_an_error_that_says_why", nobody_lasts),
     ("a_grandchild_that_talks_does_not_keep_the_primary_from_its_work", talking_grandchild),
     ("workers_that_talk_without_end_do_not_keep_clients_waiting", talking_workers),
 ];
@@ -81,6 +85,7 @@ async fn work(worker: Worker) -> everycore::Result<()> {
         Some("listen") => {
             greet(worker.listen(args[worker.generation().min(2) as usize].as_str()).await?).await;
         }
+        Some("fail") => return Err(Error::Setting("there is no database".into())),
         // The first worker listens here, the next one there.
         Some("move") => greet(worker.listen(args[worker.id().min(2) as usize].as_str()).await?).await,
         _ => {}
@@ -440,6 +445,19 @@ fn forever_is_a_limit() {
     each_is_greeted(&mut clients(address(&running), 4));
     running.primary().stop(Urgency::Graceful).unwrap();
     running.wait().unwrap();
+}
+
+fn nobody_lasts() {
+    let running = Cluster::builder()
+        .workers(2)
+        .signals(false)
+        .restart(RestartSettings { limit: 1, ..RestartSettings::default() })
+        .args(["fail"])
+        .start()
+        .unwrap();
+    let error = running.wait().unwrap_err();
+    let told = format!("{error:?}");
+    assert!(told.contains("no worker could be kept") && told.contains("exited with code 101"), "{told}");
 }
 
 fn observer_panics() {

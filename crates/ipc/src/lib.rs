@@ -42,6 +42,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blocking;
+mod causes;
 mod channel;
 mod child;
 mod connection;

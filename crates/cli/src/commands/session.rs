@@ -102,7 +102,7 @@ impl Session {
         let ending = match outcome {
             Ok(Outcome::Stopped) => Ok("stopped"),
             Ok(Outcome::Completed) => Ok("all workers are done"),
-            Ok(Outcome::AllErrored) => Err(self.all_given_up()),
+            Err(everycore::Error::GivenUp { .. }) => Err(self.all_given_up()),
             Err(error) => Err(error.into()),
         };
         let reason = ending.as_ref().copied().unwrap_or("failed");

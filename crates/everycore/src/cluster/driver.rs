@@ -78,6 +78,8 @@ pub(crate) struct Driver {
     pub(super) held_back: HeldBack,
     /// What is left of workers that have ended.
     pub(super) leftovers: Leftovers,
+    /// How the last worker ended that was not told to, or why the last could not be started.
+    pub(super) last_failure: String,
     /// Workers whose channel is to be looked after, in turn: something came, or one turn was not enough.
     pub(super) channels: VecDeque<WorkerId>,
     /// Workers with words queued in this turn: all of one worker's go out together.
@@ -200,6 +202,7 @@ impl Driver {
             remains: Vec::new(),
             held_back: HeldBack::new(),
             leftovers: Leftovers::default(),
+            last_failure: String::new(),
             channels: VecDeque::new(),
             unsent: Vec::new(),
             pictured: false,
@@ -258,7 +261,13 @@ impl Driver {
             self.pictured = false;
             self.carry_out_effects();
             if self.core.is_finished() && self.leftovers.is_empty() {
-                return Ok(self.core.outcome());
+                return match self.core.outcome() {
+                    core::Outcome::Stopped => Ok(Outcome::Stopped),
+                    core::Outcome::Completed => Ok(Outcome::Completed),
+                    core::Outcome::AllErrored => {
+                        Err(Error::GivenUp { last: std::mem::take(&mut self.last_failure) })
+                    }
+                };
             }
             self.wait().map_err(|source| Error::System { doing: "waiting for events", source })?;
             let mut wakes = std::mem::take(&mut self.wakes);

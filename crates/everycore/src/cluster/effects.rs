@@ -123,9 +123,16 @@ impl Driver {
                 let pid = self.info(worker).pid;
                 let worker =
                     WorkerInfo { id: worker.get(), slot: slot.get(), generation: generation.get(), pid };
+                if !exited_after_disconnect {
+                    self.last_failure = format!("{worker} {status}");
+                }
                 Event::Exit { worker, status, reason, exited_after_disconnect }
             }
-            Notice::Error { worker, reason } => Event::Error { worker: self.info(worker), reason },
+            Notice::Error { worker, reason } => {
+                let worker = self.info(worker);
+                self.last_failure = format!("{worker}: {reason}");
+                Event::Error { worker, reason }
+            }
             Notice::Hung { worker } => Event::Hung { worker: self.info(worker) },
             Notice::TimedOut { worker, after } => {
                 let worker = self.info(worker);

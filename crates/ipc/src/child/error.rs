@@ -7,7 +7,6 @@ use std::io;
 use everycore_sys::SpawnError;
 
 /// Why a child could not be started. Nothing is left of the attempt.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ForkError {
     /// The program could not be started; the source says at which step.
@@ -31,6 +30,13 @@ pub enum ForkError {
         /// The number.
         number: i32,
     },
+}
+
+impl fmt::Debug for ForkError {
+    /// As a `main` that returns it prints it: for people, with the causes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::causes::write(self, f)
+    }
 }
 
 impl fmt::Display for ForkError {

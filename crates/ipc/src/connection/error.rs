@@ -7,7 +7,6 @@ use crate::message::{MessageError, Outgoing};
 use crate::wire::{Codec, WireError};
 
 /// The channel is at an end; the process is not. Close the connection and treat the peer as gone.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ChannelError {
     /// The kernel refuses to read from or write to the socket.
@@ -25,6 +24,13 @@ pub enum ChannelError {
     TimedOut,
     /// The future was not polled inside a tokio runtime with I/O enabled.
     NoRuntime,
+}
+
+impl fmt::Debug for ChannelError {
+    /// As a `main` that returns it prints it: for people, with the causes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::causes::write(self, f)
+    }
 }
 
 impl fmt::Display for ChannelError {
@@ -70,7 +76,6 @@ impl From<io::Error> for ChannelError {
 }
 
 /// Why a message was not sent. Where it was not queued, it comes back, handles and all.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum SendError {
     /// The peer does not read fast enough and the queue has reached a limit. Send later, or to somebody else.
@@ -120,6 +125,13 @@ impl SendError {
             | Self::NotInCodec { outgoing, .. } => Some(*outgoing),
             Self::Unwritable(_) | Self::Failed(_) => None,
         }
+    }
+}
+
+impl fmt::Debug for SendError {
+    /// As a `main` that returns it prints it: for people, with the causes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::causes::write(self, f)
     }
 }
 

@@ -5,7 +5,6 @@ use std::fmt;
 use crate::wire::v8;
 
 /// Why a value cannot become a message, or a message cannot become a value.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum MessageError {
     /// The value cannot be written as a message.
@@ -37,6 +36,13 @@ impl MessageError {
             v8::Error::Mismatch { .. } => Self::WrongType(error.into()),
             _ => Self::Malformed(error.into()),
         }
+    }
+}
+
+impl fmt::Debug for MessageError {
+    /// As a `main` that returns it prints it: for people, with the causes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::causes::write(self, f)
     }
 }
 
