@@ -28,6 +28,7 @@ if (settings !== undefined && cluster.isWorker && typeof process.send === 'funct
   if (globalThis.Bun) tellOwnServers(globalThis.Bun);
   if (globalThis.Deno) {
     letProgramStart();
+    keepEarlyMessages();
     tellOwnServers(
       globalThis.Deno,
       ': every worker but the first finds its port taken; serve with node:http, or with reusePort: true and --unstable-net',
@@ -88,6 +89,34 @@ function letProgramStart() {
     process.off('newListener', started);
     keep();
   });
+}
+
+/**
+ * Between this script and the program Deno reads the channel, and drops what the program is not there to hear. Kept until
+ * it listens, up to a number that only a program that never does can reach.
+ */
+function keepEarlyMessages() {
+  const early = [];
+  const { emit } = process;
+  process.emit = function (event, ...args) {
+    if (event !== 'message') return emit.call(this, event, ...args);
+    if (early.length < 1024) early.push(args);
+    // An open handle would put the program off for ever.
+    args[1]?.unref?.();
+    return true;
+  };
+  // The worker's own listener, which passes messages on to it, is there already.
+  const sources = [process, cluster.worker];
+  function heard(event) {
+    if (event !== 'message') return;
+    for (const source of sources) source.off('newListener', heard);
+    process.emit = emit;
+    process.nextTick(() => early.forEach((args) => {
+      args[1]?.ref?.();
+      process.emit('message', ...args);
+    }));
+  }
+  for (const source of sources) source.on('newListener', heard);
 }
 
 /** Reports connections and delays; returns what is to be called ahead of work, so that a loop it holds up shows. */
