@@ -92,7 +92,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "CLASS=ARG")]
     pub(crate) class_arg: Vec<ClassArg>,
 
-    /// Connections a worker may hold at a time; further ones wait [default: any number]
+    /// Connections a worker may hold at a time; further ones wait, under rr, least and sticky [default: any number]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_connections: Option<u64>,
 

@@ -165,6 +165,10 @@ impl RunSettings {
             Wishes { kind: run.kind, policy: run.policy, ready: run.ready, takes_fd, family }.service()?;
         if run.max_connections.is_some() {
             service.count_connections()?;
+            // Who accepts by itself is not counted: it is handed its connections, unless something else was asked for.
+            if service.family == Some(Family::Node) && around.sched_policy.as_deref() != Some("none") {
+                service.policy = service.policy.or(Some(Policy::Least));
+            }
         }
         if service.family == Some(Family::Deno) && program.is_told_to("serve") {
             return Err(Failure::usage(
@@ -373,6 +377,10 @@ mod tests {
     fn a_bound_on_connections_means_that_they_are_handed_over() {
         let set = settings(&["--max-connections", "9", "x"], &around()).unwrap();
         assert_eq!((set.max_connections, set.service.inherit), (Some(9), false));
+        assert_eq!(
+            settings(&["--max-connections", "9", "node", "x"], &around()).unwrap().policy,
+            Policy::Least
+        );
         let socket = settings(&["-b", ":0", "--max-connections", "9", "x", "{fd}"], &around()).unwrap_err();
         assert!(socket.chain().contains("nobody counts"), "{socket}");
     }

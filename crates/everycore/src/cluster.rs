@@ -217,8 +217,9 @@ impl Cluster {
     /// How many connections a worker may hold at a time; any number unless set. When every worker is full, further ones
     /// wait in the kernel's backlog until one is closed.
     ///
-    /// Only where the primary hands connections over to workers that use this library: it is they who report what was
-    /// closed. Anything else is an error of [`run`](Self::run).
+    /// Only where the primary hands connections over to workers that report what was closed: those that use this library,
+    /// and Node's and Deno's with the script they load first ([`preload`](Self::preload)). Anything else is an error of
+    /// [`run`](Self::run). Node workers are then handed connections also where no policy was chosen (`least`).
     #[must_use]
     pub fn max_connections(mut self, limit: u64) -> Self {
         self.limits.per_worker = Some(limit);

@@ -284,6 +284,11 @@ impl Primary {
         !self.is_full(worker) && worker.handoffs.is_free(credit, &self.settings.credit, now)
     }
 
+    /// Whether anything bounds how many connections workers hold.
+    pub fn is_limited(&self) -> bool {
+        self.settings.limits != crate::settings::Limits::default()
+    }
+
     /// Whether it holds as many connections as it may.
     fn is_full(&self, worker: &Worker) -> bool {
         self.settings.limits.per_worker.is_some_and(|most| worker.handoffs.live() >= most)

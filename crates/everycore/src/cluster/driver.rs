@@ -105,9 +105,10 @@ impl Driver {
         let doing = |doing| move |source| Error::System { doing, source };
         let plan = fit::plan(&mut cluster)?;
         let workers = at_least_one(cluster.workers.unwrap_or_else(auto))?;
-        let policy = cluster.policy.unwrap_or_else(|| fit::policy_from_environment(cluster.dialect));
+        let policy =
+            cluster.policy.unwrap_or_else(|| fit::policy_from_environment(cluster.dialect, &cluster.limits));
         let hands_off = cluster.scheduling.is_some() || policy.hands_off();
-        fit::check(&cluster.limits, policy, hands_off, cluster.dialect)?;
+        fit::check(&cluster.limits, policy, hands_off, cluster.dialect, cluster.preload)?;
         if cluster.recycle.connections.is_some() && !hands_off {
             return Err(Error::Setting(format!(
                 "recycle.connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least or sticky"

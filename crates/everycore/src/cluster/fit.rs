@@ -36,27 +36,38 @@ pub(super) fn plan(cluster: &mut Cluster) -> Result<Option<Plan>> {
 }
 
 /// Refuses what cannot work, and names what can.
-pub(super) fn check(limits: &Limits, policy: Policy, hands_off: bool, dialect: Dialect) -> Result<()> {
-    let limited = *limits != Limits::default();
+pub(super) fn check(
+    limits: &Limits,
+    policy: Policy,
+    hands_off: bool,
+    dialect: Dialect,
+    preload: bool,
+) -> Result<()> {
+    if *limits == Limits::default() {
+        return Ok(());
+    }
+    if !hands_off {
+        return Err(Error::Setting(format!(
+            "max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least, sticky or route"
+        )));
+    }
     match dialect {
-        Dialect::Node(_) if limited => Err(Error::Setting(
-            "max_connections: Node workers do not report what they have closed; set server.maxConnections in the program"
+        Dialect::Node(_) if !preload => Err(Error::Setting(
+            "max_connections: without the script that they load first, Node workers do not report what they have closed; leave it in, or set server.maxConnections in the program"
                 .into(),
         )),
-        Dialect::Everycore if limited && !hands_off => Err(Error::Setting(format!(
-            "max_connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least, sticky or route"
-        ))),
         Dialect::Everycore | Dialect::Node(_) => Ok(()),
     }
 }
 
 /// Node's variable, else the default: for Node workers the shared socket, since each connection handed over costs
-/// them a turn of their event loop.
-pub(super) fn policy_from_environment(dialect: Dialect) -> Policy {
+/// them a turn of their event loop; but where connections are counted they are handed over.
+pub(super) fn policy_from_environment(dialect: Dialect, limits: &Limits) -> Policy {
     match (std::env::var("NODE_CLUSTER_SCHED_POLICY").as_deref(), dialect) {
         (Ok("none"), _) => Policy::Shared,
         (Ok("rr"), _) => Policy::RoundRobin,
         (_, Dialect::Everycore) => Policy::Least,
+        (_, Dialect::Node(_)) if *limits != Limits::default() => Policy::Least,
         (_, Dialect::Node(_)) => Policy::Shared,
     }
 }

@@ -229,6 +229,11 @@ impl Node {
         if closed > before { self.forgive() } else { 0 }
     }
 
+    /// Whether it has reported its connections, as it does before all else where our script is loaded.
+    pub(crate) fn reports(&self) -> bool {
+        self.closed.is_some()
+    }
+
     /// Whether observers are to hear that its loop was late: if it was by much, and not all the time.
     pub(crate) fn tells_blocked(&mut self, late: Duration, now: Instant) -> bool {
         let is_news =

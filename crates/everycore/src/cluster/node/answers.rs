@@ -105,6 +105,12 @@ impl Driver {
                 message: "Deno takes no socket from its primary, only connections: choose policy least, rr or sticky".into(),
             });
         }
+        if by_hand && self.core.is_limited() && self.node(worker).is_some_and(|node| !node.reports()) {
+            return Err(ListenFailure {
+                errno: Errno::OPNOTSUPP.raw_os_error(),
+                message: "max_connections cannot be kept: the worker does not load the script that reports what it has closed (node --permission, Deno without --allow-all)".into(),
+            });
+        }
         let key = match &query.what {
             Asked::Descriptor(number) => self.listeners.grant_numbered(worker, place(*number))?,
             Asked::Stream { .. } | Asked::Datagram { .. } => {
