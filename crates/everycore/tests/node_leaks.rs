@@ -16,17 +16,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use everycore::{Policy, RestartSettings};
+use everycore::RestartSettings;
 use everycore_sys::signals::number::{KILL, STOP};
-use support::{Nodes, Seen, Starts, connect, need_node, until};
+use support::{Nodes, Seen, Starts, connect, need_node, policies, until};
 
 /// Kills for each policy.
 const KILLS: u32 = 8;
 
 #[test]
 fn workers_killed_with_connections_on_their_way() {
-    let node = need_node!();
-    for policy in [Policy::RoundRobin, Policy::Least, Policy::Shared] {
+    let node = need_node!(served);
+    for policy in policies(node) {
         let program = "report(net.createServer((s) => { s.on('error', () => {}); s.once('data', () => s.end(String(cluster.worker.id))) }), 0, '127.0.0.1')";
         let nodes = Nodes::start(node.cluster(program).workers(2).policy(policy).restart(RestartSettings {
             first_delay: std::time::Duration::from_millis(1),

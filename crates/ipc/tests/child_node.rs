@@ -129,7 +129,7 @@ struct Script(PathBuf);
 
 impl Script {
     fn new(name: &str, text: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("everycore-child-{}-{name}.js", std::process::id()));
+        let path = std::env::temp_dir().join(format!("everycore-child-{}-{name}.cjs", std::process::id()));
         std::fs::write(&path, text).unwrap();
         Self(path)
     }

@@ -108,7 +108,6 @@ fn values_survive_both_ways() {
             json!({"do": "echo", "text": "übers Wetter 🦀 \n \u{0} \u{2028}", "list": [1, -2.5, null, true, {"a": []}]}),
             json!({"do": "echo", "big": "é🦀x".repeat(300_000)}),
             json!({"do": "echo", "numbers": (0..50_000).collect::<Vec<_>>()}),
-            json!({"do": "echo", "cmd": "NODE_"}),
         ];
         for value in values {
             node.say(value.clone());
@@ -119,6 +118,17 @@ fn values_survive_both_ways() {
         }
         for i in 0..5_000 {
             assert_eq!(node.hear()["i"], i);
+        }
+    }
+}
+
+#[test]
+fn what_only_begins_as_the_librarys_messages_do_is_the_programs() {
+    for codec in codecs() {
+        let Some(node) = Node::start(codec, Limits::default()) else { return };
+        for value in [json!({"do": "echo", "cmd": "NODE_"}), json!({"do": "echo", "cmd": "behind it"})] {
+            node.say(value.clone());
+            assert_eq!(node.hear(), value);
         }
     }
 }
@@ -439,6 +449,11 @@ fn a_node_process_out_of_descriptors_refuses_and_lives() {
 
 #[test]
 fn node_counts_the_sockets_we_sent_it() {
+    if everycore_peers::node().is_some_and(|node| !node.is_node(0)) {
+        return everycore_peers::pass_over(
+            "asked for the sockets under a key, Bun is silent and Deno says 0",
+        );
+    }
     for codec in codecs() {
         let Some(node) = Node::start(codec, Limits::default()) else { return };
         let connections = Connections::new();

@@ -386,7 +386,9 @@ fn be(role: &str) {
 /// Serves on the listener it is given; the parent may leave.
 async fn serve(channel: Channel) {
     let mut message = channel.recv().await.unwrap().unwrap();
-    let Some(Handle::TcpListener(listener)) = message.take_handle() else { panic!("no listener") };
+    let Some(Handle::TcpListener(listener)) = message.take_handle() else {
+        panic!("no listener: {message:?}")
+    };
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     channel.send("serving").await.unwrap();
     loop {

@@ -74,6 +74,17 @@ impl Runtime {
         self.kind == Kind::Node
     }
 
+    /// Whether a worker of it serves on a listening socket that its primary passes on.
+    pub fn takes_listeners(&self) -> bool {
+        self.kind == Kind::Node
+    }
+
+    /// Whether a worker of it serves connections that its primary hands over. Bun has its HTTP servers listen by
+    /// themselves, and its others not at all.
+    pub fn takes_connections(&self) -> bool {
+        self.kind != Kind::Bun
+    }
+
     /// Whether another user may execute it. In a home directory that is closed to others, nobody else can.
     pub fn is_open_to_all(&self) -> bool {
         use std::os::unix::fs::PermissionsExt;

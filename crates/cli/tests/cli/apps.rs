@@ -3,12 +3,13 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 
+use everycore_peers::Kind;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{DEADLINE, Directory, Running, everycore, everyone, get, send};
+use crate::harness::{DEADLINE, Directory, Running, Runtime, everycore, everyone, get, send};
 
 /// A directory with these files.
 fn application(test: &str, files: &[(&str, &str)]) -> Directory {
@@ -21,18 +22,12 @@ fn application(test: &str, files: &[(&str, &str)]) -> Directory {
     directory
 }
 
-/// `everycore run` with these words, where the packages of applications are found.
-fn run_with(packages: Option<&PathBuf>, words: &[&str]) -> Running {
-    let mut command = everycore(&[&["run", "-w", "2"], words].concat());
-    if let Some(packages) = packages {
-        command.env("NODE_PATH", packages);
-    }
-    Running::spawn(command)
-}
-
-/// What Node tests need; `None` after having said what is missing.
-fn node() -> Option<()> {
-    everycore_peers::node().map(drop)
+/// The same, with the packages of applications beside them; `None` after having said that there are none.
+fn with_packages(test: &str, files: &[(&str, &str)]) -> Option<Directory> {
+    let packages = everycore_peers::packages()?;
+    let directory = application(test, files);
+    std::os::unix::fs::symlink(packages, directory.path("node_modules")).unwrap();
+    Some(directory)
 }
 
 /// An application that answers with its worker's pid, on every worker, through a kill.
@@ -49,75 +44,84 @@ fn serves(mut run: Running) -> String {
 
 #[test]
 fn express() {
-    let (Some(()), Some(packages)) = (node(), everycore_peers::packages()) else { return };
-    let app = application(
+    let Some(node) = Runtime::find() else { return };
+    let app = with_packages(
         "express",
         &[(
-            "app.js",
+            "app.cjs",
             "const app = require('express')();
              app.get('/', (request, response) => response.send(`pid ${process.pid}`));
-             app.listen(0, '127.0.0.1');",
+             app.listen(Number(process.env.APP_PORT), '127.0.0.1');",
         )],
     );
-    for policy in ["least", "shared"] {
-        serves(run_with(Some(&packages), &["--policy", policy, "--", "node", &app.path("app.js")]));
+    let Some(app) = app else { return };
+    for policy in node.policies() {
+        serves(node.run(&[&["-w", "2"], *policy].concat(), &app.path("app.cjs")));
     }
 }
 
 #[test]
 fn fastify() {
-    let (Some(()), Some(packages)) = (node(), everycore_peers::packages()) else { return };
-    let app = application(
+    let Some(node) = Runtime::find() else { return };
+    let app = with_packages(
         "fastify",
         &[(
             "app.mjs",
             "import { createRequire } from 'node:module';
+             import process from 'node:process';
              const app = createRequire(import.meta.url)('fastify')();
              app.get('/', async () => `pid ${process.pid}`);
-             await app.listen({ port: 0, host: '127.0.0.1' });",
+             await app.listen({ port: Number(process.env.APP_PORT), host: '127.0.0.1' });",
         )],
     );
-    for policy in ["least", "shared"] {
-        serves(run_with(Some(&packages), &["--policy", policy, "--", "node", &app.path("app.mjs")]));
+    let Some(app) = app else { return };
+    for policy in node.policies() {
+        serves(node.run(&[&["-w", "2"], *policy].concat(), &app.path("app.mjs")));
     }
 }
 
-/// Runs a client in Node; what it printed.
-fn client(packages: Option<&PathBuf>, script: &str, args: &[&str]) -> String {
-    let mut command = Command::new("node");
-    command.args(["-e", script]).args(args);
-    if let Some(packages) = packages {
-        command.env("NODE_PATH", packages);
-    }
+/// Runs a client in Node, whatever the workers are; what it printed.
+fn client(app: &Directory, script: &str, args: &[&str]) -> Option<String> {
+    let of_the_test = everycore_peers::node().filter(|node| node.kind == Kind::Node).cloned();
+    let node = of_the_test
+        .or_else(|| everycore_peers::Runtime::at("node"))
+        .or_else(|| everycore_peers::Runtime::named(everycore_peers::DEFAULT));
+    let Some(node) = node else {
+        everycore_peers::skip("there is no node for the client");
+        return None;
+    };
+    let mut command = node.command();
+    command.args(["-e", script]).args(args).current_dir(&app.0);
     let Output { status, stdout, stderr } = command.output().unwrap();
     let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{stdout}{stderr}");
-    stdout
+    Some(stdout)
 }
 
 #[test]
 fn websockets() {
-    let (Some(()), Some(packages)) = (node(), everycore_peers::packages()) else { return };
-    let app = application(
+    let Some(node) = Runtime::find() else { return };
+    let app = with_packages(
         "websockets",
         &[(
-            "app.js",
+            "app.cjs",
             "const server = require('http').createServer((q, r) => r.end(`pid ${process.pid}`));
              new (require('ws').WebSocketServer)({ server })
                .on('connection', (socket) => socket.on('message', (text) => socket.send(`${process.pid} heard ${text}`)));
-             server.listen(0, '127.0.0.1');",
+             server.listen(Number(process.env.APP_PORT), '127.0.0.1');",
         )],
     );
+    let Some(app) = app else { return };
     const CLIENT: &str = "
         const socket = new (require('ws'))(process.argv[1]);
         socket.on('open', () => socket.send('hello')).on('message', (text) => { console.log(String(text)); socket.close(); });
         socket.on('error', (error) => { throw error });";
-    for policy in ["least", "shared"] {
-        let mut run = run_with(Some(&packages), &["--policy", policy, "--", "node", &app.path("app.js")]);
+    for policy in node.policies() {
+        let mut run = node.run(&[&["-w", "2"], *policy].concat(), &app.path("app.cjs"));
         let address = run.address();
         let ready = run.ready(2);
         for _ in 0..4 {
-            let heard = client(Some(&packages), CLIENT, &[&format!("ws://{address}/")]);
+            let Some(heard) = client(&app, CLIENT, &[&format!("ws://{address}/")]) else { return };
             let (pid, said) = heard.trim().split_once(' ').unwrap();
             assert!(ready.contains(&pid.parse().unwrap()) && said == "heard hello", "{heard}");
         }
@@ -127,14 +131,15 @@ fn websockets() {
 
 #[test]
 fn tls_sessions_resume_with_any_worker() {
-    let Some(()) = node() else { return };
+    let why = "the keys of its TLS tickets are not the primary's";
+    let Some(node) = Runtime::among(&[Kind::Node, Kind::Deno], why) else { return };
     let app = application(
         "tls",
         &[
             ("cert.pem", include_str!("../fixtures/tls/cert.pem")),
             ("key.pem", include_str!("../fixtures/tls/key.pem")),
             (
-                "app.js",
+                "app.cjs",
                 "const { readFileSync } = require('fs');
                  const [cert, key] = ['cert.pem', 'key.pem'].map((name) => readFileSync(`${__dirname}/${name}`));
                  require('https').createServer({ cert, key }, (q, r) => r.end(`${process.pid} ${q.socket.isSessionReused()}`))
@@ -158,10 +163,11 @@ fn tls_sessions_resume_with_any_worker() {
             }));
           }
         })();";
-    let mut run = run_with(None, &["--policy", "rr", "--", "node", &app.path("app.js")]);
+    let mut run = node.run(&["-w", "2", "--policy", "rr"], &app.path("app.cjs"));
     let address = run.address();
     run.ready(2);
-    let answers = client(None, CLIENT, &[&address.port().to_string(), &app.path("cert.pem")]);
+    let answers = client(&app, CLIENT, &[&address.port().to_string(), &app.path("cert.pem")]);
+    let Some(answers) = answers else { return };
     let answers: Vec<(&str, &str)> = answers.lines().map(|line| line.split_once(' ').unwrap()).collect();
     assert_eq!(answers.len(), 8);
     assert!(answers.iter().any(|(pid, _)| *pid != answers[0].0), "both workers serve: {answers:?}");
@@ -171,7 +177,8 @@ fn tls_sessions_resume_with_any_worker() {
 
 #[test]
 fn udp() {
-    let Some(()) = node() else { return };
+    let why = "its workers do not ask their primary for UDP sockets";
+    let Some(node) = Runtime::among(&[Kind::Node], why) else { return };
     let app = application(
         "udp",
         &[(
@@ -181,7 +188,7 @@ fn udp() {
              socket.bind(0, '127.0.0.1');",
         )],
     );
-    let mut run = run_with(None, &["--", "node", &app.path("app.js")]);
+    let mut run = node.run(&["-w", "2"], &app.path("app.js"));
     let address = run.address();
     let ready = run.ready(2);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -201,21 +208,21 @@ const BOTH_HALVES: &str = "
       console.log('a primary of its own');
       for (let i = 0; i < 4; i++) cluster.fork();
     } else {
-      require('http').createServer((q, r) => r.end(`pid ${process.pid}`)).listen(0, '127.0.0.1');
+      require('http').createServer((q, r) => r.end(`pid ${process.pid}`)).listen(Number(process.env.APP_PORT), '127.0.0.1');
     }";
 
 #[test]
 fn of_a_program_with_both_halves_the_workers_runs_and_that_is_said_once() {
-    let Some(()) = node() else { return };
-    let app = application("halves", &[("app.js", BOTH_HALVES)]);
-    let text = serves(run_with(None, &["--", "node", &app.path("app.js")]));
+    let Some(node) = Runtime::find() else { return };
+    let app = application("halves", &[("app.cjs", BOTH_HALVES)]);
+    let text = serves(node.run(&["-w", "2"], &app.path("app.cjs")));
     let note = format!(
         "{} has a half for cluster's primary, which does not run: everycore is the primary, and keeps the workers",
-        app.path("app.js")
+        app.path("app.cjs")
     );
     assert_eq!(text.matches(&note).count(), 1, "{text}");
     assert!(!text.contains("a primary of its own"), "{text}");
-    let mut run = run_with(None, &["--json", "--", "node", &app.path("app.js")]);
+    let mut run = node.run(&["-w", "2", "--json"], &app.path("app.cjs"));
     let told: Value = serde_json::from_str(&run.line(r#""event":"note""#)).unwrap();
     assert_eq!(told["text"], note.as_str());
     run.stop();
@@ -225,13 +232,13 @@ const SERVER: &str = "
     require('http').createServer((q, r) => {
       if (process.send) process.send({ cmd: 'notifyRequest' });
       r.end(`pid ${process.pid} ${process.env.npm_lifecycle_event} ${process.argv.slice(2)}`);
-    }).listen(0, '127.0.0.1');";
+    }).listen(Number(process.env.APP_PORT ?? 0), '127.0.0.1');";
 
 const PACKAGE: &str = r##"{"name": "@shop/web", "scripts": {"start": "node server.js --from-script", "chain": "tsc && node server.js"}}"##;
 
 #[test]
 fn npm_start_runs_the_program_itself() {
-    let Some(()) = node() else { return };
+    let Some(_) = Runtime::among(&[Kind::Node], "the package's scripts start node") else { return };
     let app = application("npm", &[("package.json", PACKAGE), ("server.js", SERVER)]);
     for words in
         [&["npm", "start", "--", "-x"][..], &["npm", "run", "start", "--", "-x"], &["yarn", "start", "-x"]]
@@ -252,7 +259,7 @@ fn npm_start_runs_the_program_itself() {
 
 #[test]
 fn a_program_of_a_package_runs_as_what_it_is() {
-    let Some(()) = node() else { return };
+    let Some(_) = Runtime::among(&[Kind::Node], "the package's scripts start node") else { return };
     let bin = format!("#!/usr/bin/env node\n{SERVER}");
     let app = application(
         "npx",
@@ -298,8 +305,8 @@ fn what_a_package_manager_would_do_in_a_shell_is_refused_with_what_to_type() {
 
 #[test]
 fn reported_requests_are_counted() {
-    let Some(()) = node() else { return };
-    let app = application("requests", &[("server.js", SERVER)]);
+    let Some(node) = Runtime::find() else { return };
+    let app = application("requests", &[("server.cjs", SERVER)]);
     let served = |mut run: Running, ready: &str| {
         let address: SocketAddr = run.address();
         run.line(ready);
@@ -308,10 +315,9 @@ fn reported_requests_are_counted() {
         }
         run
     };
-    let text = served(run_with(None, &["--", "node", &app.path("server.js")]), "is ready").stop();
+    let text = served(node.run(&["-w", "2"], &app.path("server.cjs")), "is ready").stop();
     assert!(text.contains("12 requests reported by workers"), "{text}");
-    let text =
-        served(run_with(None, &["--json", "--", "node", &app.path("server.js")]), "worker_ready").stop();
+    let text = served(node.run(&["-w", "2", "--json"], &app.path("server.cjs")), "worker_ready").stop();
     let told =
         text.lines().find(|line| line.contains(r#""event":"requests""#)).unwrap_or_else(|| panic!("{text}"));
     assert_eq!(serde_json::from_str::<Value>(told).unwrap()["total"], 12);
@@ -319,16 +325,16 @@ fn reported_requests_are_counted() {
 
 #[test]
 fn output_keeps_its_order_and_has_its_prefix() {
-    let Some(()) = node() else { return };
+    let Some(node) = Runtime::find() else { return };
     let app = application(
         "output",
         &[(
-            "app.js",
+            "app.cjs",
             "for (let i = 0; i < 500; i++) console.log(`line ${i} of ${process.env.NODE_APP_INSTANCE}`);
-             require('http').createServer().listen(0, '127.0.0.1');",
+             require('http').createServer().listen(Number(process.env.APP_PORT), '127.0.0.1');",
         )],
     );
-    let mut run = run_with(None, &["-n", "web", "--output", "prefix", "--", "node", &app.path("app.js")]);
+    let mut run = node.run(&["-w", "2", "-n", "web", "--output", "prefix"], &app.path("app.cjs"));
     run.ready(2);
     let text = run.stop();
     for slot in 0..2 {
@@ -341,21 +347,20 @@ fn output_keeps_its_order_and_has_its_prefix() {
 
 #[test]
 fn habits_of_another_process_manager() {
-    let Some(()) = node() else { return };
+    let Some(node) = Runtime::find() else { return };
     let app = application(
         "habits",
         &[(
-            "app.js",
+            "app.cjs",
             "const server = require('http').createServer((q, r) => r.end(`pid ${process.pid}`));
-             server.listen(0, '127.0.0.1', () => setTimeout(() => {
+             server.listen(Number(process.env.APP_PORT), '127.0.0.1', () => setTimeout(() => {
                console.log('about to be ready');
                process.send('ready');
              }, 50));",
         )],
     );
-    let args = ["run", "-i", "max", "--ready", "message", "--", "node", &app.path("app.js")];
-    let mut run = Running::start(&args);
-    run.line("about to be ready");
-    run.ready(1);
+    let mut run = node.run(&["-i", "max", "--ready", "message"], &app.path("app.cjs"));
+    // They come over different pipes.
+    run.lines(&["about to be ready", "is ready"]);
     run.stop();
 }

@@ -1,12 +1,14 @@
 //! Starts the built binary, reads its lines as they come, and speaks HTTP to it.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use everycore_peers::Kind;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than anything here takes on the slowest machine; only a failure waits for it.
@@ -35,7 +37,83 @@ pub(crate) fn everycore(args: &[&str]) -> Command {
     for name in FOREIGN {
         command.env_remove(name);
     }
+    if let Some(path) = path_to_node() {
+        command.env("PATH", path);
+    }
     command
+}
+
+/// A path on which `node` is the Node that tests talk to, if that is not the case anyway.
+fn path_to_node() -> Option<OsString> {
+    let named = std::env::var_os("EVERYCORE_NODE")?;
+    let node = everycore_peers::node().filter(|node| node.kind == Kind::Node)?;
+    let program = node.program.canonicalize().ok()?;
+    assert!(program.file_name()? == "node", "{}: a package's scripts would not find it", named.display());
+    let paths = [program.parent()?.to_owned()].into_iter();
+    std::env::join_paths(paths.chain(std::env::split_paths(&std::env::var_os("PATH")?))).ok()
+}
+
+/// The runtime that tests talk to, as the command is told of it.
+pub(crate) struct Runtime {
+    pub(crate) kind: Kind,
+    /// Program and options, up to the script.
+    words: Vec<String>,
+    /// The port that workers ask for. Bun's workers bind one each, and have to agree on it.
+    port: u16,
+}
+
+impl Runtime {
+    /// `None` after having said that there is none.
+    pub(crate) fn find() -> Option<Self> {
+        let node = everycore_peers::node()?;
+        let (mut words, mut port) = (vec!["node".to_owned()], 0);
+        if node.kind != Kind::Node {
+            words = vec![node.program.to_str().unwrap().to_owned()];
+            words.extend(node.args.iter().cloned());
+        }
+        if node.kind == Kind::Bun {
+            // Free a moment ago.
+            port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        }
+        Some(Self { kind: node.kind, words, port })
+    }
+
+    /// `None` after having said that there is none, or why it is another one.
+    pub(crate) fn among(kinds: &[Kind], why_no_other: &str) -> Option<Self> {
+        let found = Self::find()?;
+        let is_meant = kinds.contains(&found.kind);
+        if !is_meant {
+            everycore_peers::pass_over(why_no_other);
+        }
+        is_meant.then_some(found)
+    }
+
+    /// The policies that its workers serve under, as options of the command.
+    pub(crate) fn policies(&self) -> &'static [&'static [&'static str]] {
+        match self.kind {
+            Kind::Node => &[
+                &["--policy", "least"],
+                &["--policy", "rr"],
+                &["--policy", "shared"],
+                &["--policy", "reuseport"],
+            ],
+            Kind::Deno => &[&["--policy", "least"], &["--policy", "rr"]],
+            Kind::Bun => &[&[]],
+        }
+    }
+
+    /// `everycore run` of a script on two workers.
+    pub(crate) fn run(&self, options: &[&str], script: &str) -> Running {
+        self.run_with(options, &[script])
+    }
+
+    /// With arguments for the script, and perhaps another number of workers.
+    pub(crate) fn run_with(&self, options: &[&str], script: &[&str]) -> Running {
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let mut command = everycore(&[&["run"], options, &["--"], &words, script].concat());
+        command.env("APP_PORT", self.port.to_string());
+        Running::spawn(command)
+    }
 }
 
 /// A running `everycore`; ended with the test, whatever becomes of it.
@@ -85,6 +163,15 @@ impl Running {
                     panic!("no line with '{part}' ({error}); there were:\n{}", self.seen.join("\n"))
                 }
             }
+        }
+    }
+
+    /// Waits until each of these is part of a line, in whatever order they come.
+    pub(crate) fn lines(&mut self, parts: &[&str]) {
+        let mut wanted = parts.to_vec();
+        while !wanted.is_empty() {
+            let line = self.line("");
+            wanted.retain(|part| !line.contains(part));
         }
     }
 

@@ -122,8 +122,7 @@ fn variables_come_from_files_too() {
 #[test]
 fn workers_may_run_as_somebody_else() {
     if !getuid().is_root() {
-        println!("SKIPPED: only root can run workers as somebody else");
-        return;
+        return everycore_peers::pass_over("only root can run workers as somebody else");
     }
     let account = ["--user", "4711", "--group", "4712"];
     let script = ["sh", "-c", "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status"];
@@ -199,8 +198,7 @@ fn workers_can_be_let_go_and_the_port_stays() {
 fn as_a_containers_first_process_it_waits_for_orphans() {
     let alone = ["--pid", "--fork", "--mount-proc"];
     if !Command::new("unshare").args(alone).arg("true").status().is_ok_and(|status| status.success()) {
-        println!("SKIPPED: this machine does not let us make a namespace of processes");
-        return;
+        return everycore_peers::pass_over("this machine does not let us make a namespace of processes");
     }
     // The grandchild outlives its parent, is given to us, and disappears only if somebody waits for it.
     let script = r#"

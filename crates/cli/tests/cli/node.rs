@@ -1,48 +1,33 @@
 //! Unmodified Node programs: `cluster` finds its primary in us.
 
-use std::process::{Command, Stdio};
-
+use everycore_peers::Kind;
 use rustix::process::Signal;
 
-use crate::harness::{Directory, Load, Running, everyone, get, pid_in, send};
+use crate::harness::{Directory, Load, Runtime, everyone, get, pid_in, send};
 
 const SERVER: &str = r#"
 require("http")
     .createServer((request, response) => response.end(`worker ${process.env.NODE_APP_INSTANCE} (pid ${process.pid})\n`))
-    .listen(0, "127.0.0.1");
+    .listen(Number(process.env.APP_PORT), "127.0.0.1");
 "#;
 
 /// A directory with the program: what `node -e` runs is no cluster worker.
 fn server(test: &str) -> (Directory, String) {
     let directory = Directory::new(test);
-    let path = directory.path("server.js");
+    let path = directory.path("server.cjs");
     std::fs::write(&path, SERVER).unwrap();
     (directory, path)
 }
 
-/// Whether there is a Node to test with; where there has to be one, its absence fails.
-#[expect(clippy::print_stderr, reason = "who reads the test's output should know what was not tested")]
-fn node() -> bool {
-    let found =
-        Command::new("node").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
-    assert!(found || std::env::var_os("EVERYCORE_REQUIRE_PEERS").is_none(), "node is not installed");
-    if !found {
-        eprintln!("skipped: node is not installed");
-    }
-    found
-}
-
 #[test]
 fn a_node_server_runs_on_every_core() {
-    if !node() {
-        return;
-    }
+    let Some(node) = Runtime::find() else { return };
     let (_directory, server) = server("node-server");
-    for policy in ["rr", "least", "shared", "reuseport"] {
-        let mut run = Running::start(&["run", "-w", "2", "--policy", policy, "--", "node", &server]);
+    for policy in node.policies() {
+        let mut run = node.run(&[&["-w", "2"], *policy].concat(), &server);
         let address = run.address();
         let ready = run.ready(2);
-        assert_eq!(everyone(address, 2), ready.iter().copied().collect(), "{policy}");
+        assert_eq!(everyone(address, 2), ready.iter().copied().collect(), "{policy:?}");
         send(ready[0], Signal::KILL);
         run.line("killed by SIGKILL");
         assert_eq!(get(address, "/").unwrap().status, 200, "the other one answers");
@@ -52,13 +37,15 @@ fn a_node_server_runs_on_every_core() {
     }
 }
 
+/// Why Bun is not among those whose workers are chosen.
+const ALONE: &str = "Bun's workers accept on sockets of their own: nobody chooses among them";
+
 #[test]
 fn a_reload_rolls_through_node_workers() {
-    if !node() {
-        return;
-    }
+    let why = "what waits on a socket of a Bun worker's own is lost when it leaves";
+    let Some(node) = Runtime::among(&[Kind::Node, Kind::Deno], why) else { return };
     let (_directory, server) = server("node-reload");
-    let mut run = Running::start(&["run", "-w", "2", "--", "node", &server]);
+    let mut run = node.run(&["-w", "2"], &server);
     let address = run.address();
     let old = run.ready(2);
     let loads = [Load::start(address), Load::keeping(address), Load::keeping(address)];
@@ -73,11 +60,9 @@ fn a_reload_rolls_through_node_workers() {
 
 #[test]
 fn classes_of_node_workers_have_their_arguments_and_their_connections() {
-    if !node() {
-        return;
-    }
+    let Some(node) = Runtime::among(&[Kind::Node, Kind::Deno], ALONE) else { return };
     let directory = Directory::new("node-classes");
-    let path = directory.path("server.js");
+    let path = directory.path("server.cjs");
     let told = "`${process.env.EVERYCORE_CLASS} ${process.argv.slice(2).join(' ')} (pid ${process.pid})\\n`";
     let server = format!(
         "require('http').createServer((request, response) => response.end({told})).listen(0, '127.0.0.1');"
@@ -85,8 +70,7 @@ fn classes_of_node_workers_have_their_arguments_and_their_connections() {
     std::fs::write(&path, server).unwrap();
     let classes = ["--class", "web=1", "--class", "vip=2,policy=rr", "--class-arg", "vip=--fast"];
     let route = ["--route", "192.0.2.0/24=web", "--route", "127.0.0.0/8=vip"];
-    let command = ["--", "node", &path, "{class}"];
-    let mut run = Running::start(&[&["run"], &classes[..], &route, &command].concat());
+    let mut run = node.run_with(&[&classes[..], &route].concat(), &[&path, "{class}"]);
     let address = run.address();
     let ready = run.ready(3);
     let answered = everyone(address, 2);

@@ -4,12 +4,12 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use everycore::{ExitStatus, Policy};
+use everycore::ExitStatus;
 use everycore_peers::Kind;
 use everycore_sys::signals::number::{CONT, KILL, STOP};
 use serde_json::json;
 
-use crate::support::{Nodes, Runtime, Seen, Starts, ask, connect, need_node, read_all, read_line};
+use crate::support::{Nodes, Runtime, Seen, Starts, ask, connect, need_node, policies, read_all, read_line};
 
 /// Says its number to whoever connects, and echoes lines until the client ends.
 const ECHO: &str =
@@ -21,7 +21,7 @@ fn two(node: &Runtime, program: &str) -> Nodes {
 
 #[test]
 fn a_worker_with_enough_connections_leaves_the_next_to_others() {
-    let node = need_node!();
+    let node = need_node!(served);
     let nodes = two(
         node,
         &format!(
@@ -36,7 +36,7 @@ fn a_worker_with_enough_connections_leaves_the_next_to_others() {
 
 #[test]
 fn when_all_have_enough_the_next_waits_quietly_and_is_served_when_one_leaves() {
-    let node = need_node!();
+    let node = need_node!(served);
     if node.kind != Kind::Node {
         return everycore_peers::pass_over("maxConnections makes Node alone refuse a connection");
     }
@@ -71,7 +71,7 @@ fn when_all_have_enough_the_next_waits_quietly_and_is_served_when_one_leaves() {
 
 #[test]
 fn what_a_killed_worker_had_not_taken_goes_to_another() {
-    let node = need_node!();
+    let node = need_node!(served);
     let nodes = two(node, &format!("report({ECHO}, 0, '127.0.0.1')"));
     let at = nodes.all_listen(2);
     nodes.primary().kill(1, STOP).unwrap();
@@ -93,7 +93,7 @@ fn what_a_killed_worker_had_not_taken_goes_to_another() {
 
 #[test]
 fn connections_wait_for_a_stopped_worker_that_is_alone_and_it_serves_them_when_it_goes_on() {
-    let node = need_node!();
+    let node = need_node!(served);
     let nodes = node.start(&format!("report({ECHO}, 0, '127.0.0.1')"));
     let at = nodes.address();
     nodes.primary().kill(1, STOP).unwrap();
@@ -107,7 +107,7 @@ fn connections_wait_for_a_stopped_worker_that_is_alone_and_it_serves_them_when_i
 
 #[test]
 fn a_worker_without_descriptors_refuses_and_others_serve() {
-    let node = need_node!();
+    let node = need_node!(served);
     if node.kind != Kind::Node {
         return everycore_peers::pass_over(
             "the test starts Node through a shell that limits its descriptors",
@@ -162,7 +162,7 @@ fn a_worker_without_descriptors_refuses_and_others_serve() {
 
 #[test]
 fn a_client_that_has_gone_and_one_that_only_listens() {
-    let node = need_node!();
+    let node = need_node!(served);
     let nodes = node.start(&format!("report({ECHO}, 0, '127.0.0.1')"));
     let at = nodes.address();
     for _ in 0..20 {
@@ -177,7 +177,7 @@ fn a_client_that_has_gone_and_one_that_only_listens() {
 
 #[test]
 fn a_worker_that_closes_its_server_leaves_what_was_on_the_way_to_others() {
-    let node = need_node!();
+    let node = need_node!(served);
     // Stopped while connections are handed to it; told to close before it finds them.
     let nodes = two(
         node,
@@ -199,7 +199,7 @@ fn a_worker_that_closes_its_server_leaves_what_was_on_the_way_to_others() {
 
 #[test]
 fn a_busy_worker_gets_nothing_more() {
-    let node = need_node!();
+    let node = need_node!(served);
     let nodes = two(
         node,
         "report(net.createServer((s) => {
@@ -228,8 +228,8 @@ fn a_busy_worker_gets_nothing_more() {
 
 #[test]
 fn many_short_connections_are_all_served() {
-    let node = need_node!();
-    for policy in [Policy::RoundRobin, Policy::Least, Policy::Shared] {
+    let node = need_node!(served);
+    for policy in policies(node) {
         let program = "report(http.createServer((q, r) => r.end(String(cluster.worker.id))), 0, '127.0.0.1')";
         let nodes = Nodes::start(node.cluster(program).workers(2).policy(policy));
         let at = nodes.all_listen(2);
@@ -250,11 +250,8 @@ fn many_short_connections_are_all_served() {
 
 #[test]
 fn who_connects_right_after_a_kill_is_served() {
-    let node = need_node!();
-    for policy in [Policy::RoundRobin, Policy::Least, Policy::Shared] {
-        if node.kind == Kind::Bun || node.kind == Kind::Deno && policy == Policy::Shared {
-            continue;
-        }
+    let node = need_node!(served);
+    for policy in policies(node) {
         let program = "report(http.createServer((q, r) => r.end('served')), 0, '127.0.0.1')";
         let nodes = Nodes::start(
             node.cluster(program).workers(2).policy(policy).restart(everycore::RestartSettings::default()),

@@ -3,11 +3,11 @@
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 
-use everycore::{BoundAddress, Policy};
+use everycore::BoundAddress;
 use everycore_peers::Kind;
 use serde_json::{Value, json};
 
-use crate::support::{Directory, PATIENCE, Seen, Starts, ask, need_node, read_all};
+use crate::support::{Directory, PATIENCE, Seen, Starts, ask, need_node, policies, read_all};
 
 /// A server that says who it is and where it was reached.
 const SERVER: &str = "net.createServer((s) => s.end(`${cluster.worker.id} ${s.localAddress}`))";
@@ -22,8 +22,8 @@ fn local(port: u16) -> SocketAddr {
 
 #[test]
 fn without_a_host_both_families_are_served() {
-    let node = need_node!();
-    for policy in [Policy::RoundRobin, Policy::Shared] {
+    let node = need_node!(served);
+    for policy in policies(node) {
         let nodes =
             crate::support::Nodes::start(node.cluster(&format!("report({SERVER}, 0)")).policy(policy));
         let at = nodes.said();
@@ -37,7 +37,7 @@ fn without_a_host_both_families_are_served() {
 
 #[test]
 fn with_a_host_that_host_alone() {
-    let node = need_node!();
+    let node = need_node!(served);
     for (host, answer) in [("127.0.0.1", "1 127.0.0.1"), ("::1", "1 ::1"), ("localhost", "")] {
         let nodes = node.start(&format!("report({SERVER}, 0, '{host}')"));
         let at = nodes.said();
@@ -54,7 +54,7 @@ fn with_a_host_that_host_alone() {
 
 #[test]
 fn ipv6_alone_where_that_is_asked_for() {
-    let node = need_node!();
+    let node = need_node!(served);
     let nodes = node.start(&format!("report({SERVER}, {{ host: '::', port: 0, ipv6Only: true }})"));
     let port = port(&nodes.said());
     assert!(TcpStream::connect(local(port)).is_err());
@@ -63,9 +63,9 @@ fn ipv6_alone_where_that_is_asked_for() {
 
 #[test]
 fn several_servers_on_port_zero_have_ports_of_their_own_which_workers_share() {
-    let node = need_node!();
+    let node = need_node!(served);
     let program = format!("report({SERVER}, 0); report({SERVER}, 0);");
-    for policy in [Policy::RoundRobin, Policy::Shared] {
+    for policy in policies(node) {
         let nodes = crate::support::Nodes::start(node.cluster(&program).workers(2).policy(policy));
         let mut ports = [Vec::new(), Vec::new()];
         for _ in 0..4 {
@@ -85,7 +85,7 @@ fn several_servers_on_port_zero_have_ports_of_their_own_which_workers_share() {
 
 #[test]
 fn a_fixed_port_is_bound_once_for_all() {
-    let node = need_node!();
+    let node = need_node!(served);
     // Free now, and nobody else asks for this one in particular.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let nodes = crate::support::Nodes::start(
@@ -98,12 +98,12 @@ fn a_fixed_port_is_bound_once_for_all() {
 
 #[test]
 fn a_worker_that_listens_twice_on_one_port_hears_that_it_is_in_use() {
-    let node = need_node!();
+    let node = need_node!(served);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let program = format!(
         "report({SERVER}, {port}, '127.0.0.1').on('listening', () => report({SERVER}, {port}, '127.0.0.1'))"
     );
-    for policy in [Policy::RoundRobin, Policy::Shared] {
+    for policy in policies(node) {
         let nodes = crate::support::Nodes::start(node.cluster(&program).policy(policy));
         assert_eq!(nodes.said()["at"]["port"], port);
         assert_eq!(nodes.said()["error"], "EADDRINUSE");
@@ -113,10 +113,10 @@ fn a_worker_that_listens_twice_on_one_port_hears_that_it_is_in_use() {
 
 #[test]
 fn a_port_that_is_taken_is_an_error_in_the_worker() {
-    let node = need_node!();
+    let node = need_node!(served);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    for policy in [Policy::RoundRobin, Policy::Shared] {
+    for policy in policies(node) {
         let nodes = crate::support::Nodes::start(
             node.cluster(&format!("report({SERVER}, {port}, '127.0.0.1')")).policy(policy),
         );
@@ -126,7 +126,7 @@ fn a_port_that_is_taken_is_an_error_in_the_worker() {
 
 #[test]
 fn with_addresses_bound_beforehand_no_others_are_given() {
-    let node = need_node!();
+    let node = need_node!(served);
     let cluster = node
         .cluster("process.on('message', (where) => report(net.createServer((s) => s.end('here')), where))");
     let nodes = crate::support::Nodes::start(cluster.bind("http", "127.0.0.1:0").unwrap());
@@ -147,8 +147,8 @@ fn with_addresses_bound_beforehand_no_others_are_given() {
 
 #[test]
 fn a_descriptor_is_one_of_those_bound_beforehand() {
-    let node = need_node!();
-    for policy in [Policy::RoundRobin, Policy::Shared] {
+    let node = need_node!(served);
+    for policy in policies(node) {
         let cluster = node
             .cluster(&format!("report({SERVER}, {{ fd: 4 }}); report({SERVER}, {{ fd: 9 }})"))
             .bind("first", "127.0.0.1:0")
@@ -167,11 +167,11 @@ fn a_descriptor_is_one_of_those_bound_beforehand() {
 
 #[test]
 fn a_path_and_an_abstract_name() {
-    let node = need_node!();
+    let node = need_node!(served);
     let directory = Directory::new("paths");
     let path = directory.0.join("app.sock");
     let server = "net.createServer((s) => s.end(`unix ${cluster.worker.id}`))";
-    for policy in [Policy::RoundRobin, Policy::Shared] {
+    for policy in policies(node) {
         let nodes = crate::support::Nodes::start(
             node.cluster(&format!("report({server}, '{}')", path.display())).workers(2).policy(policy),
         );
@@ -188,7 +188,7 @@ fn a_path_and_an_abstract_name() {
 #[test]
 fn an_abstract_name() {
     use std::os::linux::net::SocketAddrExt;
-    let node = need_node!();
+    let node = need_node!(served);
     let name = format!("everycore-{}", std::process::id());
     let nodes = node.start(&format!("report(net.createServer((s) => s.end('abstract')), '\\0{name}')"));
     nodes.listening();
@@ -198,7 +198,7 @@ fn an_abstract_name() {
 
 #[test]
 fn a_path_longer_than_the_kernel_takes() {
-    let node = need_node!();
+    let node = need_node!(served);
     let directory = Directory::new("long");
     let deep = directory.0.join("d".repeat(100));
     std::fs::create_dir_all(&deep).unwrap();
@@ -213,7 +213,7 @@ fn a_path_longer_than_the_kernel_takes() {
 #[test]
 fn access_to_a_path_for_all() {
     use std::os::unix::fs::PermissionsExt;
-    let node = need_node!();
+    let node = need_node!(served);
     let directory = Directory::new("access");
     let path = directory.0.join("app.sock");
     let how = format!("{{ path: '{}', readableAll: true, writableAll: true }}", path.display());
@@ -224,11 +224,11 @@ fn access_to_a_path_for_all() {
 
 #[test]
 fn udp_is_always_shared() {
-    let node = need_node!();
+    let node = need_node!(served);
     let program = "const s = dgram.createSocket('udp4');
          s.on('message', (text, from) => s.send(`${text} to ${cluster.worker.id}`, from.port, from.address));
          s.bind(0, '127.0.0.1', () => process.send({ at: s.address() }))";
-    for policy in [Policy::RoundRobin, Policy::Shared] {
+    for policy in policies(node) {
         let nodes = crate::support::Nodes::start(node.cluster(program).workers(2).policy(policy));
         let ports = [port(&nodes.said()), port(&nodes.said())];
         assert_eq!(ports[0], ports[1]);
@@ -244,7 +244,7 @@ fn udp_is_always_shared() {
 
 #[test]
 fn udp_of_the_other_family_and_several_on_one_port() {
-    let node = need_node!();
+    let node = need_node!(served);
     let nodes = node.start(
         "const one = dgram.createSocket({ type: 'udp6', reuseAddr: true });
          one.bind({ port: 0, address: '::1' }, () => {
@@ -259,7 +259,7 @@ fn udp_of_the_other_family_and_several_on_one_port() {
 
 #[test]
 fn sockets_of_a_workers_own_are_none_of_the_primarys_business() {
-    let node = need_node!();
+    let node = need_node!(served);
     let alone =
         if node.major >= 23 { "{ port: 0, reusePort: true }" } else { "{ port: 0, exclusive: true }" };
     let nodes = node.start(&format!(
@@ -278,7 +278,7 @@ fn sockets_of_a_workers_own_are_none_of_the_primarys_business() {
 
 #[test]
 fn a_short_backlog_and_a_long_one() {
-    let node = need_node!();
+    let node = need_node!(served);
     for backlog in ["1", "4096", "0", "undefined"] {
         let nodes =
             node.start(&format!("report({SERVER}, {{ port: 0, host: '127.0.0.1', backlog: {backlog} }})"));
@@ -288,13 +288,13 @@ fn a_short_backlog_and_a_long_one() {
 
 #[test]
 fn the_last_to_close_closes_the_port_and_it_can_be_opened_again() {
-    let node = need_node!();
+    let node = need_node!(served);
     let program = "const server = net.createServer((s) => s.end('here'));
          process.on('message', (what) => what === 'close'
            ? server.close(() => process.send('closed'))
            : server.listen(what, '127.0.0.1', () => process.send(server.address().port)));
          server.listen(0, '127.0.0.1', () => process.send(server.address().port))";
-    for policy in [Policy::RoundRobin, Policy::Shared] {
+    for policy in policies(node) {
         let nodes = crate::support::Nodes::start(node.cluster(program).workers(2).policy(policy));
         let port = nodes.said();
         assert_eq!(nodes.said(), port);
@@ -313,7 +313,7 @@ fn the_last_to_close_closes_the_port_and_it_can_be_opened_again() {
 
 #[test]
 fn the_first_workers_data_is_given_to_all() {
-    let node = need_node!();
+    let node = need_node!(served);
     if node.kind != Kind::Node {
         return everycore_peers::pass_over("the test asks through internals of Node's cluster");
     }

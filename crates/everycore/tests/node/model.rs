@@ -17,7 +17,7 @@ fn worker(answer: &str) -> u32 {
 
 #[test]
 fn s7_http_on_one_port_with_workers_replaced() {
-    let node = need_node!();
+    let node = need_node!(served);
     let program = "report(http.createServer((q, r) => {
         if (q.url === '/die') process.exit(3);
         r.end(String(cluster.worker.id));
@@ -39,7 +39,7 @@ fn s7_http_on_one_port_with_workers_replaced() {
 
 #[test]
 fn s8_any_tcp_server_answers_with_its_pid_after_a_while() {
-    let node = need_node!();
+    let node = need_node!(served);
     let program =
         "report(net.createServer((s) => setTimeout(() => s.end(String(process.pid)), 10)), 0, '127.0.0.1')";
     let nodes = Nodes::start(node.cluster(program).workers(2));
@@ -60,7 +60,7 @@ fn s8_any_tcp_server_answers_with_its_pid_after_a_while() {
 
 #[test]
 fn s11_what_is_sent_comes_back_and_events_have_their_order() {
-    let node = need_node!();
+    let node = need_node!(served);
     let nodes = node.start("process.on('message', (m) => process.send(m)); report(net.createServer(), 0)");
     let (mut order, mut echoed) = (Vec::new(), false);
     loop {
@@ -92,7 +92,7 @@ fn s11_what_is_sent_comes_back_and_events_have_their_order() {
 
 #[test]
 fn s12_the_primary_counts_requests() {
-    let node = need_node!();
+    let node = need_node!(served);
     let program = "report(http.createServer((q, r) => {
         process.send({ cmd: 'notifyRequest' });
         r.end(String(cluster.worker.id));

@@ -10,7 +10,9 @@ use everycore::{Event, ExitStatus, Policy};
 use everycore_peers::Kind;
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Nodes, Runtime, Seen, Starts, connect, need_node, read_line, until};
+use crate::support::{
+    Directory, Nodes, Runtime, Seen, Starts, connect, need_node, policies, read_line, until,
+};
 
 /// Says its number to whoever connects, and echoes until the client ends.
 const ECHO: &str = "report(net.createServer((s) => { s.on('error', () => {}); s.write(`${cluster.worker.id}\\n`); s.pipe(s) }), 0, '127.0.0.1')";
@@ -32,17 +34,9 @@ fn until_live(nodes: &Nodes, expected: &[u64]) {
     until(&format!("{expected:?} live"), || live(nodes) == expected);
 }
 
-/// A runtime that loads the script; Bun hands no connections over.
-fn loads(node: &Runtime) -> bool {
-    node.kind != Kind::Bun
-}
-
 #[test]
 fn least_knows_how_many_connections_are_open() {
-    let node = need_node!();
-    if !loads(node) {
-        return;
-    }
+    let node = need_node!(served);
     let nodes = two(node, ECHO);
     let at = nodes.all_listen(2);
     let mut held: BTreeMap<String, Vec<TcpStream>> = BTreeMap::new();
@@ -64,7 +58,7 @@ fn least_knows_how_many_connections_are_open() {
 
 #[test]
 fn without_it_a_connection_counts_until_it_is_taken() {
-    let node = need_node!();
+    let node = need_node!(served);
     let nodes = Nodes::start(node.cluster(ECHO).policy(Policy::Least).preload(false));
     let mut client = connect(nodes.address());
     read_line(&mut client).unwrap();
@@ -73,7 +67,7 @@ fn without_it_a_connection_counts_until_it_is_taken() {
 
 #[test]
 fn a_program_sees_nothing_of_it() {
-    let node = need_node!();
+    let node = need_node!(Node);
     let program = "
         process.on('message', (m) => process.send({ got: m }));
         report(net.createServer((s) => s.end()), 0, '127.0.0.1').on('connection', () => {
@@ -85,9 +79,6 @@ fn a_program_sees_nothing_of_it() {
             settings: both.map((env) => env.EVERYCORE_PRELOAD ?? null),
           });
         })";
-    if node.kind != Kind::Node {
-        return;
-    }
     let nodes = Nodes::start(node.cluster(program).env("NODE_OPTIONS", "--no-warnings"));
     drop(connect(nodes.address()));
     let expected =
@@ -99,10 +90,7 @@ fn a_program_sees_nothing_of_it() {
 
 #[test]
 fn a_program_in_either_module_system_is_counted() {
-    let node = need_node!();
-    if !loads(node) {
-        return;
-    }
+    let node = need_node!(served);
     let directory = Directory::new("preload-modules");
     let body =
         "net.createServer((s) => s.resume().on('error', () => {}).write('hello\\n')).listen(0, '127.0.0.1');";
@@ -124,10 +112,7 @@ fn a_program_in_either_module_system_is_counted() {
 
 #[test]
 fn a_loop_that_stood_still_is_told() {
-    let node = need_node!();
-    if !loads(node) {
-        return;
-    }
+    let node = need_node!(served);
     let program = "report(net.createServer((s) => {
         s.end(String(cluster.worker.id));
         for (const end = Date.now() + 1500; Date.now() < end;);
@@ -143,10 +128,7 @@ fn a_loop_that_stood_still_is_told() {
 
 #[test]
 fn a_place_that_becomes_free_is_filled_at_once() {
-    let node = need_node!();
-    if !loads(node) {
-        return;
-    }
+    let node = need_node!(served);
     let nodes = node.start(
         &ECHO
             .replace("report(", "const s = ")
@@ -218,14 +200,8 @@ fn said(nodes: &Nodes, what: &str) {
 
 #[test]
 fn clients_of_a_leaving_worker_hear_that_their_connection_ends() {
-    let node = need_node!();
-    if node.kind == Kind::Bun {
-        return;
-    }
-    for policy in [Policy::RoundRobin, Policy::Shared] {
-        if node.kind == Kind::Deno && policy == Policy::Shared {
-            continue;
-        }
+    let node = need_node!(served);
+    for policy in policies(node) {
         let nodes = Nodes::start(node.cluster(HTTP).policy(policy));
         let at = nodes.address();
         let (mut idle, mut busy, mut silent) = (Kept::new(at), Kept::new(at), Kept::new(at));
@@ -252,10 +228,7 @@ fn clients_of_a_leaving_worker_hear_that_their_connection_ends() {
 
 #[test]
 fn requests_sent_one_behind_the_other_are_all_answered() {
-    let node = need_node!();
-    if node.kind != Kind::Node {
-        return;
-    }
+    let node = need_node!(Node);
     let nodes = node.start(HTTP);
     let mut kept = Kept::new(nodes.address());
     kept.ask("/slow");
@@ -275,14 +248,8 @@ fn requests_sent_one_behind_the_other_are_all_answered() {
 
 #[test]
 fn a_reload_loses_no_request_on_kept_connections() {
-    let node = need_node!();
-    if node.kind == Kind::Bun {
-        return;
-    }
-    for policy in [Policy::RoundRobin, Policy::Least, Policy::Shared] {
-        if node.kind == Kind::Deno && policy == Policy::Shared {
-            continue;
-        }
+    let node = need_node!(served);
+    for policy in policies(node) {
         let nodes = Nodes::start(node.cluster(HTTP).workers(2).policy(policy));
         let at = nodes.all_listen(2);
         let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -326,10 +293,7 @@ fn keep_asking(at: SocketAddr, stop: &AtomicBool, served: &AtomicUsize) -> usize
 
 #[test]
 fn a_false_report_costs_only_the_liar_its_share() {
-    let node = need_node!();
-    if node.kind != Kind::Node {
-        return;
-    }
+    let node = need_node!(Node);
     let program = format!(
         "if (cluster.worker.id === 1) {{
            const lie = (live) => process.send({{ cmd: 'NODE_CLUSTER', act: 'everycore:report', live, late: -1 }});
@@ -348,9 +312,9 @@ fn a_false_report_costs_only_the_liar_its_share() {
 
 #[test]
 fn deno_is_given_no_listening_socket() {
-    let node = need_node!();
+    let node = need_node!(served);
     if node.kind != Kind::Deno {
-        return;
+        return everycore_peers::pass_over("Deno alone is given no listening socket");
     }
     let nodes = Nodes::start(node.cluster(ECHO).policy(Policy::Shared));
     nodes.find(|seen| match seen {

@@ -24,11 +24,32 @@ macro_rules! need_node {
             None => return,
         }
     };
+    // One whose workers serve what their primary has.
+    (served) => {
+        match everycore_peers::node() {
+            Some(node) if node.takes_connections() => node,
+            Some(_) => return everycore_peers::pass_over("a worker of Bun takes no socket from its primary"),
+            None => return,
+        }
+    };
+    (Node) => {
+        match everycore_peers::node() {
+            Some(node) if node.kind == everycore_peers::Kind::Node => node,
+            Some(_) => return everycore_peers::pass_over("the test looks into what Node alone has"),
+            None => return,
+        }
+    };
 }
 pub(crate) use need_node;
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/node").join(name)
+}
+
+/// The policies that a worker of this runtime serves under, `rr` first.
+pub(crate) fn policies(node: &Runtime) -> Vec<Policy> {
+    let shared = node.takes_listeners().then_some(Policy::Shared);
+    [Some(Policy::RoundRobin), Some(Policy::Least), shared].into_iter().flatten().collect()
 }
 
 /// What each test starts from.
