@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) connection: Connection,
     /// A thread waits for input; nobody else may, or it would sleep through what the other one reads.
     reading: bool,
+    /// Threads that wait to be told. Telling nobody would be a system call all the same.
+    waiting: usize,
 }
 
 impl Inner {
@@ -39,7 +41,7 @@ impl Inner {
             codec: connection.codec(),
             socket: Arc::clone(connection.socket()),
             book: book.clone(),
-            state: Mutex::new(State { connection, reading: false }),
+            state: Mutex::new(State { connection, reading: false, waiting: 0 }),
             progress: Condvar::new(),
         });
         if let Some(book) = book {
@@ -246,22 +248,27 @@ impl Inner {
         if reads {
             state.reading = false;
         }
-        self.progress.notify_all();
+        if state.waiting > 0 {
+            self.progress.notify_all();
+        }
         polled.map_err(|errno| ChannelError::Io(errno.into()))?;
         Ok(state)
     }
 
     fn wait_for_others<'a>(
         &'a self,
-        state: MutexGuard<'a, State>,
+        mut state: MutexGuard<'a, State>,
         timeout: Option<Duration>,
     ) -> MutexGuard<'a, State> {
-        match timeout {
+        state.waiting += 1;
+        let mut state = match timeout {
             None => self.progress.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(timeout) => {
                 self.progress.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
             }
-        }
+        };
+        state.waiting -= 1;
+        state
     }
 }
 
