@@ -3,6 +3,7 @@
 //! `everycore-bench-server ADDRESS WORKERS POLICY FACE [events] [witness=FILE]`: `POLICY` is `least`, `rr` or
 //! `shared`; `FACE` is what the worker serves with, one of `raw`, `hyper`, `axum`, or `node` with `node=PROGRAM` and
 //! `script=FILE`, which has Node's own cluster program for workers, or `chatter`, which serves nobody and measures messages.
+//! With `bulk=BYTES` primary and workers send each other messages of this size all the while.
 //! With `listeners=N` it listens on so many addresses, counting up. `GET /` answers with the worker's
 //! process id, `GET /block?ms=50` burns CPU for 50 ms before. With `events` the primary prints what happens to its
 //! workers and when. With `witness` each worker writes down each connection it has taken.
@@ -10,6 +11,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "it is started by the bench, which reads what it prints")]
 
+mod bulk;
 mod burn;
 mod chatter;
 #[path = "../measure/cpu.rs"]
@@ -31,7 +33,7 @@ fn main() -> everycore::Result<()> {
     let [address, workers, policy, face, options @ ..] = args.as_slice() else {
         println!(
             "usage: everycore-bench-server ADDRESS WORKERS POLICY raw|hyper|axum|node [events] [witness=FILE] \
-             [node=PROGRAM script=FILE] [listeners=N]"
+             [node=PROGRAM script=FILE] [listeners=N] [bulk=BYTES]"
         );
         std::process::exit(2);
     };
@@ -46,6 +48,10 @@ fn main() -> everycore::Result<()> {
         .restart(at_once());
     if options.iter().any(|option| option == "events") {
         cluster = cluster.on_event(|_, event| print_event(&event));
+    }
+    let bulk = option("bulk").map(number).transpose()?;
+    if let Some(bytes) = bulk {
+        cluster = cluster.on_event(move |primary, event| bulk::to_workers(primary, &event, bytes));
     }
     if face == "node" {
         let (Some(node), Some(script)) = (option("node"), option("script")) else {
@@ -62,7 +68,12 @@ fn main() -> everycore::Result<()> {
     for (name, address) in addresses(address, listeners)? {
         cluster = cluster.bind_with(name, address, everycore::ListenOptions::new().backlog(4096))?;
     }
-    cluster.run_with(async |worker| serve_all(worker, face, listeners, witness.map(Witness::open)).await)?;
+    cluster.run_with(async |worker| {
+        if let Some(bytes) = bulk {
+            bulk::to_primary(&worker, bytes);
+        }
+        serve_all(worker, face, listeners, witness.map(Witness::open)).await
+    })?;
     Ok(())
 }
 
