@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         Some(("policies", rest)) => policies::run(rest),
         Some(("policies-server", rest)) => policies::server::serve(rest),
         Some(("messages-echo", rest)) => messages::echo(rest),
+        Some(("message-steps", rest)) => messages::steps(rest),
         Some(("hot", rest)) => rows::instructions::step(rest),
         Some(("hold", rest)) => rows::held::hold(rest),
         Some(("restarts", rest)) => rows::flat::restart_all(rest),

@@ -2,10 +2,12 @@
 //!
 //! `everycore-bench messages WAY SIZE ROUND_TRIPS ONE_WAYS` starts itself as the other side and prints two numbers, as the
 //! peers' programs do: nanoseconds per round trip and messages per second one way. JSON is built for each message and
-//! read into a typed value on both sides. Neighbours: `link` are the ways without a runtime, `awaited` those under tokio.
+//! read into a typed value on both sides. Neighbours: `link` are the ways without a runtime, `awaited` those under tokio; `steps`
+//! times single calls.
 
 mod awaited;
 mod link;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +19,7 @@ use everycore_sys::{Spawn, Spawned, socket_pair, spawn};
 use rustix::process::Signal;
 
 use link::Link;
+pub(crate) use steps::steps;
 
 /// One way to exchange messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

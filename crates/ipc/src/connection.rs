@@ -109,7 +109,7 @@ impl Connection {
             socket: Arc::new(socket),
             codec,
             limits,
-            inbox: Inbox::default(),
+            inbox: Inbox::new(codec),
             outbox: Outbox::default(),
             node,
             parked: VecDeque::new(),

@@ -16,7 +16,7 @@ pub use handoff::handoff;
 /// Bytes from a peer on the `json` codec.
 pub fn json(bytes: &[u8]) {
     for (_, line) in frames(Codec::Json, bytes) {
-        let heard = json::hear(&line);
+        let heard = json::hear(&line, None);
         let (heard, mended) = heard.map_or((None, None), |(heard, mended)| (Some(heard), mended));
         let text = mended.unwrap_or(line);
         let _ = json::check_depth(&text, 16);
@@ -52,7 +52,7 @@ pub fn json(bytes: &[u8]) {
 /// [`crate::v8::fuzz::check`].
 pub fn advanced(bytes: &[u8]) {
     for (_, payload) in frames(Codec::Advanced, bytes) {
-        if let Ok(heard) = advanced::read(&payload, &limits()) {
+        if let Ok(heard) = advanced::read(&payload, None, &limits()) {
             assert_inside(&heard, &payload);
         }
     }

@@ -12,9 +12,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::handle::Handle;
 use crate::sockets::OpenSocket;
 use crate::wire::convert::{self, Trust};
-use crate::wire::{json, memory, v8};
+use crate::wire::{advanced, json, memory, v8};
 pub use error::{Cause, MessageError};
 pub use kind::{Incoming, Kind, Outgoing};
+
+/// From this length on a message is searched for words of Node's library when it is made, not when it is queued: who queues may
+/// have other things to do.
+const LONG: usize = 1 << 20;
 
 /// A payload with the handles that travel beside it.
 ///
@@ -63,7 +67,8 @@ impl Message {
     /// The value refuses to be written, such as a map whose keys are not strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, MessageError> {
         let written = json::write(value).map_err(|error| MessageError::Unwritable(error.into()))?;
-        let trust = if written.is_plain { Trust::PlainLine } else { Trust::Own };
+        let is_plain = written.is_plain || (written.text.len() >= LONG && json::is_plain(&written.text));
+        let trust = if is_plain { Trust::Plain } else { Trust::Own };
         Ok(Self { trust, ..Self::from_parts(memory::share(written.text), Format::Json) })
     }
 
@@ -74,7 +79,9 @@ impl Message {
     /// The value refuses to be written.
     pub fn v8<T: Serialize + ?Sized>(value: &T) -> Result<Self, MessageError> {
         let payload = v8::to_vec(value).map_err(|error| MessageError::Unwritable(error.into()))?;
-        Ok(Self { trust: Trust::Own, ..Self::v8_payload(payload) })
+        let is_plain = payload.len() >= LONG && !advanced::has_words(&payload);
+        let trust = if is_plain { Trust::Plain } else { Trust::Own };
+        Ok(Self { trust, ..Self::v8_payload(payload) })
     }
 
     /// A message with a payload in V8's format, such as [`v8::Document::to_vec`] writes.

@@ -108,6 +108,56 @@ fn good_messages_before_a_bad_one_are_delivered() {
     assert_eq!(wire_error(&mut connection), WireError::Empty);
 }
 
+/// Writes it all, however little the socket holds, and gives what comes of it.
+fn say_all(peer: &OwnedFd, mut bytes: &[u8], connection: &mut Connection) -> Vec<Incoming> {
+    let mut came = Vec::new();
+    loop {
+        while !bytes.is_empty()
+            && let Ok(written) = send(peer, bytes, &[])
+        {
+            bytes = &bytes[written..];
+        }
+        match connection.receive().unwrap() {
+            Received::Message(incoming) => came.push(incoming),
+            Received::Blocked if bytes.is_empty() => return came,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_message_of_the_library_is_found_in_a_long_one_wherever_it_is_cut() {
+    let pad = "x".repeat(5 << 19);
+    let lines = [
+        format!("{{\"pad\":\"{pad}\",\"cmd\":\"NODE_CLUSTER\"}}\n"),
+        format!("{{\"pad\":[\"{pad}\"],\"cmd\":\"NODE_CLUSTER\"}}\n"),
+        format!("{{\"pad\":[\"{pad}\"],\"cmd\":\"NOD\\u0045_CLUSTER\"}}\n"),
+    ];
+    let fields = std::collections::BTreeMap::from([("a", &*pad), ("cmd", "NODE_CLUSTER")]);
+    let value = Message::v8(&fields).unwrap().into_bytes();
+    let frame = [&(value.len() as u32).to_be_bytes(), &value[..]].concat();
+    let frames =
+        lines.iter().map(|line| (Codec::Json, line.as_bytes())).chain([(Codec::Advanced, &frame[..])]);
+    for (codec, frame) in frames {
+        // Something of the program's, as long, comes before and behind.
+        let plain = String::from_utf8_lossy(frame).replace("cmd", "CMD").into_bytes();
+        for back in (10..=28).step_by(6) {
+            let (peer, mut connection) = against(codec, Limits::default());
+            let (front, rest) = frame.split_at(frame.len() - back);
+            let mut came =
+                if codec == Codec::Json { say_all(&peer, &plain, &mut connection) } else { Vec::new() };
+            came.extend(say_all(&peer, front, &mut connection));
+            came.extend(say_all(&peer, rest, &mut connection));
+            if codec == Codec::Json {
+                came.extend(say_all(&peer, &plain, &mut connection));
+            }
+            let internal: Vec<bool> = came.iter().map(|one| matches!(one, Incoming::Internal(_))).collect();
+            let expected: &[bool] = if codec == Codec::Json { &[false, true, false] } else { &[true] };
+            assert_eq!(internal, expected, "{codec}, cut {back} bytes before the end");
+        }
+    }
+}
+
 #[test]
 fn an_end_inside_a_message_is_told_from_an_end_between_two() {
     for (codec, whole, part) in [

@@ -14,7 +14,7 @@ use everycore_sys::scm_rights;
 use crate::limits::Limits;
 use crate::message::Format;
 use crate::wire::native::{self, HEADER};
-use crate::wire::{self, Codec, Cut, Span, WireError};
+use crate::wire::{self, Codec, Cut, Span, WireError, memory};
 
 /// Bytes asked of the kernel at a time; more while a large frame is on its way. Room for a 64 KiB message in one read.
 const READ: usize = 80 * 1024;
@@ -28,6 +28,13 @@ const COPY: usize = 4 * 1024;
 
 /// Buffers larger than this are not kept to be used again.
 const KEEP: usize = 3 << 19;
+
+/// A frame of a codec of Node that is longer than this is searched for words of the library as it comes: all at once would take
+/// longer than anybody should wait for it.
+const SEARCH: usize = 2 << 20;
+
+/// Bytes of what was searched that are searched again with what comes next: a word may lie in both.
+const OVERLAP: usize = 16;
 
 /// Descriptors of one `sendmsg`, and where they were in the stream.
 #[derive(Debug)]
@@ -68,6 +75,11 @@ pub(crate) struct Inbox {
     scanned: usize,
     /// The whole length of that frame, when it is known.
     total: Option<usize>,
+    /// Whether a text may have a word of the library in it; `None` where nobody needs to know.
+    words: Option<fn(&[u8]) -> bool>,
+    /// How much of that frame was searched for such words, and whether one was found.
+    searched: usize,
+    found: bool,
     /// The position of `start` in the stream.
     position: u64,
     /// Buffers that became messages, to be used again when those are gone.
@@ -80,6 +92,36 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
+    pub(crate) fn new(codec: Codec) -> Self {
+        let words: Option<fn(&[u8]) -> bool> = match codec {
+            Codec::Native => None,
+            Codec::Json => Some(wire::json::has_words),
+            Codec::Advanced => Some(wire::advanced::has_words),
+        };
+        let mut inbox = Self::default();
+        inbox.words = words;
+        inbox
+    }
+
+    /// Whether the frame at the front may have a word of the library in it, when that was searched for.
+    pub(crate) fn has_words(&self, total: usize) -> Option<bool> {
+        (self.searched >= total).then_some(self.found)
+    }
+
+    /// Searches what has come of a long frame.
+    fn search(&mut self) {
+        let held = self.leftover();
+        if held < SEARCH || self.found {
+            self.searched = if self.found { held } else { self.searched };
+            return;
+        }
+        if let Some(words) = self.words {
+            let from = self.start + self.searched.saturating_sub(OVERLAP);
+            self.found = words(&self.buffer[from..self.end]);
+            self.searched = held;
+        }
+    }
+
     /// Finds the next complete frame.
     #[inline(always)]
     pub(crate) fn next(&mut self, codec: Codec, limits: &Limits) -> Result<Option<Span>, WireError> {
@@ -139,7 +181,7 @@ impl Inbox {
             next = self.fresh_buffer(READ.max(rest.len()));
             next[..rest.len()].copy_from_slice(&self.buffer[rest.clone()]);
         }
-        let whole = std::mem::replace(&mut self.buffer, next).freeze();
+        let whole = memory::shared(std::mem::replace(&mut self.buffer, next));
         if whole.len() <= KEEP {
             self.used.swap(0, 1);
             self.used[0] = whole.clone();
@@ -173,6 +215,8 @@ impl Inbox {
     fn forget_scan(&mut self) {
         self.scanned = 0;
         self.total = None;
+        self.searched = 0;
+        self.found = false;
     }
 
     /// Takes all descriptors that belong to the frame at the front, which is `total` bytes long.
@@ -264,6 +308,7 @@ impl Inbox {
             return Ok(Fill::End);
         }
         self.end += received.bytes;
+        self.search();
         if fds.is_empty() && !received.truncated {
             self.emptied = received.bytes < room;
         } else {
@@ -323,5 +368,13 @@ impl Inbox {
             self.buffer = next;
         }
         (self.start, self.end) = (0, held);
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        if self.buffer.len() >= memory::HUGE {
+            memory::release(std::mem::take(&mut self.buffer));
+        }
     }
 }

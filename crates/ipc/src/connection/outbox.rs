@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use crate::handle::Handle;
 use crate::handoff::Parcel;
 use crate::message::Outgoing;
+use crate::wire::memory;
 
 /// A piece that gathers small messages is closed at this size.
 const GATHER: usize = 64 * 1024;
@@ -218,9 +219,14 @@ impl Outbox {
     /// Gives up everything, and returns the messages with descriptors that wait for an answer or were not written.
     pub(crate) fn abandon(&mut self) -> Vec<Parcel<Outgoing>> {
         let mut parcels = self.take_written();
-        parcels.extend(self.pieces.drain(..).filter_map(|piece| match piece.cargo {
-            Cargo::Parcel(parcel) => Some(parcel),
-            _ => None,
+        parcels.extend(self.pieces.drain(..).filter_map(|piece| {
+            if let Data::Shared(bytes) = piece.data {
+                give_up(bytes);
+            }
+            match piece.cargo {
+                Cargo::Parcel(parcel) => Some(parcel),
+                _ => None,
+            }
         }));
         *self = Self::default();
         parcels
@@ -364,8 +370,9 @@ impl Outbox {
             self.handles -= parcel.load.message.handles().len();
             self.parcels.push(parcel);
         }
-        if let Data::Own(bytes) = piece.data {
-            self.recycle(bytes);
+        match piece.data {
+            Data::Own(bytes) => self.recycle(bytes),
+            Data::Shared(bytes) => give_up(bytes),
         }
     }
 
@@ -375,6 +382,23 @@ impl Outbox {
             bytes.clear();
             self.spare = bytes;
         }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        for piece in self.pieces.drain(..) {
+            if let Data::Shared(bytes) = piece.data {
+                give_up(bytes);
+            }
+        }
+    }
+}
+
+/// Drops a payload, without keeping anybody waiting if this is the last of a huge one.
+fn give_up(bytes: Bytes) {
+    if bytes.len() >= memory::HUGE && bytes.is_unique() {
+        memory::release(bytes);
     }
 }
 

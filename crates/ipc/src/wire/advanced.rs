@@ -45,7 +45,8 @@ pub(crate) fn cut(bytes: &[u8], limits: &Limits) -> Result<Cut, WireError> {
 /// What a payload is: for the program, for the library, or no message at all.
 ///
 /// Of a message for the program only the first byte is looked at; whether the rest can be read shows when it is parsed.
-pub(crate) fn read(payload: &[u8], limits: &Limits) -> Result<Heard, WireError> {
+/// `has_words` is what [`has_words`] says, if it was asked.
+pub(crate) fn read(payload: &[u8], has_words: Option<bool>, limits: &Limits) -> Result<Heard, WireError> {
     match payload.first() {
         None => return Err(WireError::Empty),
         Some(0xFF) => {}
@@ -56,7 +57,7 @@ pub(crate) fn read(payload: &[u8], limits: &Limits) -> Result<Heard, WireError> 
     if payload.strip_prefix(&ACK[PREFIX..ACK.len() - 1]).is_some_and(|rest| matches!(rest, [] | [0])) {
         return Ok(Heard::Ack);
     }
-    if !may_be_internal(payload) {
+    if !has_words.unwrap_or_else(|| self::has_words(payload)) {
         return Ok(Heard::User(whole));
     }
     Ok(match Document::parse_with(payload, &inner_limits(limits)) {
@@ -67,14 +68,14 @@ pub(crate) fn read(payload: &[u8], limits: &Limits) -> Result<Heard, WireError> 
 
 /// Whether a message for the program would be taken for one of the library by a Node peer.
 pub(crate) fn is_reserved(payload: &[u8]) -> bool {
-    may_be_internal(payload)
-        && v8::Document::parse(payload).is_ok_and(|document| envelope(&document).is_some())
+    has_words(payload) && v8::Document::parse(payload).is_ok_and(|document| envelope(&document).is_some())
 }
 
-/// A cheap look that rules out most messages for the program: text is Latin-1 or UTF-8, or has two bytes per unit.
-fn may_be_internal(payload: &[u8]) -> bool {
-    memchr::memchr_iter(b'N', payload)
-        .any(|at| payload[at..].starts_with(b"NODE_") || payload[at..].starts_with(b"N\0O\0D\0E\0_\0"))
+/// A cheap look at a payload or a part of it that rules out most messages for the program: text is Latin-1 or UTF-8, or has
+/// two bytes per unit.
+pub(crate) fn has_words(part: &[u8]) -> bool {
+    memchr::memchr_iter(b'N', part)
+        .any(|at| part[at..].starts_with(b"NODE_") || part[at..].starts_with(b"N\0O\0D\0E\0_\0"))
 }
 
 fn read_envelope(mut document: Document, whole: Payload, wraps: usize) -> Heard {

@@ -41,14 +41,14 @@ pub(crate) enum Trust {
     Foreign,
     /// This process: it is what its format says, JSON perhaps with line breaks.
     Own,
-    /// This process, as JSON in one line, and nobody can take it for a message of Node's library.
-    PlainLine,
+    /// This process, and nobody can take it for a message of Node's library. JSON is in one line.
+    Plain,
 }
 
 /// A payload as one line of JSON, without its newline.
 pub(crate) fn to_line(payload: Bytes, format: Format, trust: Trust) -> Result<Bytes, ConvertError> {
     match format {
-        Format::Json if trust == Trust::PlainLine => Ok(payload),
+        Format::Json if trust == Trust::Plain => Ok(payload),
         Format::Json if trust == Trust::Own && memchr::memchr(b'\n', &payload).is_none() => Ok(payload),
         Format::Json => check_line(payload),
         Format::V8 => Ok(serde_json::to_vec(&v8::from_slice::<serde_json::Value>(&payload)?)?.into()),

@@ -53,10 +53,10 @@ pub(crate) fn to_utf8(line: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// What a line is, which need not be UTF-8. One that is not and may concern the library comes back mended, and what was
-/// read lies in that; other text is mended when it is parsed.
-pub(crate) fn hear(line: &[u8]) -> Result<(Heard, Option<Vec<u8>>), WireError> {
-    // The one look at all of a long line.
-    if !may_be_internal(line) {
+/// read lies in that; other text is mended when it is parsed. `has_words` is what [`has_words`] says, if it was asked.
+pub(crate) fn hear(line: &[u8], has_words: Option<bool>) -> Result<(Heard, Option<Vec<u8>>), WireError> {
+    // Otherwise this is the one look at all of a long line.
+    if has_words == Some(false) || !may_be_internal(line) {
         return Ok((read_as(line, false)?, None));
     }
     match to_utf8(line) {
@@ -93,8 +93,18 @@ pub(crate) fn is_reserved(payload: &[u8]) -> bool {
     may_be_internal(payload) && envelope(payload).is_some()
 }
 
+/// Whether a text is one line, and nobody can take it for a message of Node's library.
+pub(crate) fn is_plain(text: &[u8]) -> bool {
+    memchr::memchr(b'\n', text).is_none() && !is_reserved(text)
+}
+
 fn first_character(line: &[u8]) -> Option<u8> {
     line.iter().copied().find(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
+}
+
+/// Whether a part of a line has `NODE_` in it, or may spell it with escapes.
+pub(crate) fn has_words(part: &[u8]) -> bool {
+    memmem::find(part, b"NODE_").is_some() || memmem::find(part, b"\\u").is_some()
 }
 
 /// A cheap look that rules out most messages for the program: a command of the library is in an object and has `NODE_` in
@@ -104,9 +114,7 @@ fn may_be_internal(line: &[u8]) -> bool {
         return false;
     }
     if line.len() >= LONG {
-        return fields::may_be_command(line).unwrap_or_else(|| {
-            memmem::find(line, b"NODE_").is_some() || memmem::find(line, b"\\u").is_some()
-        });
+        return fields::may_be_command(line).unwrap_or_else(|| has_words(line));
     }
     let mut rest = line;
     while let Some(found) = memchr::memchr2(b'N', b'\\', rest) {

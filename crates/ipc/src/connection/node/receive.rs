@@ -18,12 +18,13 @@ impl Connection {
     /// Deals with a frame; `None` if there is nothing in it for the program or the library above.
     pub(in crate::connection) fn take_node(&mut self, span: &Span) -> Result<Option<Incoming>, ChannelError> {
         let span = &self.without_mark(span);
+        let has_words = self.inbox.has_words(span.total);
         let payload = &self.inbox.bytes()[span.payload.clone()];
         let (heard, mended) = match self.codec {
-            Codec::Advanced => (advanced::read(payload, &self.limits)?, None),
+            Codec::Advanced => (advanced::read(payload, has_words, &self.limits)?, None),
             _ => {
                 json::check_depth(payload, self.limits.depth)?;
-                let (heard, mended) = json::hear(payload)?;
+                let (heard, mended) = json::hear(payload, has_words)?;
                 (heard, mended.map(Bytes::from))
             }
         };

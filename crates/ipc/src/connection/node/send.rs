@@ -67,13 +67,13 @@ impl Connection {
                     let trial = Wrapping { kind: "", dgram: None, key: message.key() };
                     advanced::wrap(&payload, &trial).map_err(|_| Refusal::NotInCodec)?;
                 }
-                let reserved = *kind == Kind::User && advanced::is_reserved(&payload);
+                let reserved =
+                    *kind == Kind::User && trust != Trust::Plain && advanced::is_reserved(&payload);
                 (payload, reserved)
             }
             _ => {
                 let payload = convert::to_line(payload, format, trust).map_err(|_| Refusal::NotInCodec)?;
-                let reserved =
-                    *kind == Kind::User && trust != Trust::PlainLine && json::is_reserved(&payload);
+                let reserved = *kind == Kind::User && trust != Trust::Plain && json::is_reserved(&payload);
                 (payload, reserved)
             }
         };
