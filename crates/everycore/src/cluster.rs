@@ -36,6 +36,7 @@ mod snapshot;
 mod socket;
 mod sources;
 mod spread;
+mod unserved;
 mod waiting;
 
 use std::ffi::OsString;

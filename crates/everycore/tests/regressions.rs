@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A name, and what is to hold.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 17] = [
     ("a_worker_that_gives_up_its_last_listener_does_not_keep_the_primary_busy", gives_up_its_listener),
     ("a_request_without_end_is_one", request_without_end),
     ("a_snapshot_says_where_each_worker_listens", snapshot_says_where),
@@ -43,6 +43,7 @@ const CASES: [Case; 16] = [
     ("a_port_of_the_old_version_closes_after_a_reload", old_port_closes),
     ("a_port_of_a_worker_that_was_replaced_closes", replaced_workers_port_closes),
     ("a_limit_may_be_for_ever", forever_is_a_limit),
+    ("a_listener_that_no_worker_listens_on_is_told_of_once", nobody_listens),
     ("a_cluster_without_workers_that_last_ends_with_an_error_that_says_why", nobody_lasts),
     ("a_grandchild_that_talks_does_not_keep_the_primary_from_its_work", talking_grandchild),
     ("workers_that_talk_without_end_do_not_keep_clients_waiting", talking_workers),
@@ -135,7 +136,7 @@ fn cluster(kind: &str, workers: usize) -> (Running, Receiver<Event>) {
     (running, told)
 }
 
-fn await_event(told: &Receiver<Event>, wanted: impl Fn(&Event) -> bool) -> Event {
+fn await_event(told: &Receiver<Event>, mut wanted: impl FnMut(&Event) -> bool) -> Event {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let event = told.recv_timeout(deadline.saturating_duration_since(Instant::now())).unwrap();
@@ -445,6 +446,37 @@ fn forever_is_a_limit() {
     each_is_greeted(&mut clients(address(&running), 4));
     running.primary().stop(Urgency::Graceful).unwrap();
     running.wait().unwrap();
+}
+
+fn nobody_listens() {
+    let (tell, told) = channel();
+    let running = Cluster::builder()
+        .workers(1)
+        .signals(false)
+        .bind("a", "127.0.0.1:0")
+        .unwrap()
+        .bind("forgotten", "127.0.0.1:0")
+        .unwrap()
+        .args(["serve"])
+        .on_event(move |_, event| drop(tell.send(event)))
+        .start()
+        .unwrap();
+    let mut warnings = Vec::new();
+    let mut listen = |until: &dyn Fn(&Event) -> bool| {
+        await_event(&told, |event| {
+            if let Event::Warning { text } = event {
+                warnings.push(text.clone());
+            }
+            until(event)
+        });
+    };
+    listen(&|event| matches!(event, Event::Warning { .. }));
+    running.primary().reload().unwrap();
+    listen(&|event| matches!(event, Event::ReloadDone { .. }));
+    let forgotten = running.address("forgotten").unwrap().to_string();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains(&format!("no worker listens on forgotten ({forgotten})")), "{warnings:?}");
+    stop(running);
 }
 
 fn nobody_lasts() {

@@ -30,6 +30,7 @@ use super::selector::Selector;
 use super::snapshot::Snapshot;
 use super::socket::Options;
 use super::sources::{Sources, Wake};
+use super::unserved::Unserved;
 use super::{Cluster, Observer, Outcome, Readiness, at_least_one, auto, orders};
 use crate::address::BoundAddress;
 use crate::cluster::event::Event;
@@ -78,6 +79,7 @@ pub(crate) struct Driver {
     pub(super) held_back: HeldBack,
     /// What is left of workers that have ended.
     pub(super) leftovers: Leftovers,
+    pub(super) unserved: Unserved,
     /// How the last worker ended that was not told to, or why the last could not be started.
     pub(super) last_failure: String,
     /// Workers whose channel is to be looked after, in turn: something came, or one turn was not enough.
@@ -203,6 +205,7 @@ impl Driver {
             remains: Vec::new(),
             held_back: HeldBack::new(),
             leftovers: Leftovers::default(),
+            unserved: Unserved::default(),
             last_failure: String::new(),
             channels: VecDeque::new(),
             unsent: Vec::new(),
@@ -340,6 +343,7 @@ impl Driver {
         self.rotate_secrets_when_due(instant);
         self.look_for_readiness(instant);
         self.look_at_leftovers(instant);
+        self.look_for_unserved(instant);
         self.weigh(instant);
     }
 

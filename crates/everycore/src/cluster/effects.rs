@@ -116,6 +116,7 @@ impl Driver {
                 if self.core.is_settled() {
                     self.abandon_old_listeners();
                 }
+                self.look_for_unserved_later();
                 Event::Ready { worker: self.info(worker) }
             }
             Notice::Disconnect { worker } => Event::Disconnect { worker: self.info(worker) },

@@ -156,6 +156,11 @@ impl Listeners {
         self.by_key.get(&key)
     }
 
+    /// Those as people are told of them.
+    pub(super) fn described(&self) -> impl Iterator<Item = (ListenerKey, String)> {
+        self.by_key.iter().filter_map(|(key, listening)| Some((*key, listening.describe()?)))
+    }
+
     /// Listeners bound before the workers started.
     pub(crate) fn permanent(&self) -> impl Iterator<Item = (&str, &Bound)> {
         self.by_key.values().filter_map(|listening| Some((listening.name.as_deref()?, &listening.bound)))

@@ -96,6 +96,7 @@ impl Driver {
             .chain(self.listeners.next_abandoned())
             .chain(self.readying.next_look())
             .chain(self.leftovers.next_look())
+            .chain(self.unserved.next_look())
             .chain(self.scales.next())
             .chain(self.next_rotation())
             .min()
