@@ -26,6 +26,17 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
+impl Args {
+    /// Whether programs read along.
+    pub(crate) fn wants_json(&self) -> bool {
+        match &self.command {
+            Command::Run(run) => run.looks.json,
+            Command::Demo(demo) => demo.looks.json,
+            Command::Start { .. } => false,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "there is one per process, and it is taken apart at once")]
 pub(crate) enum Command {

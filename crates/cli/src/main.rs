@@ -31,10 +31,11 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
         }
     };
+    let json = args.wants_json();
     match role.map_err(Failure::from).and_then(|role| commands::carry_out(args, role)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::report(&failure);
+            output::report(&failure, json);
             failure.code.into()
         }
     }

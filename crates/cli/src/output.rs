@@ -14,6 +14,7 @@ pub(crate) mod requests;
 pub(crate) mod screen;
 
 use std::io::Write;
+use std::time::SystemTime;
 
 use crate::exit::Failure;
 
@@ -24,9 +25,13 @@ pub(crate) enum Stream {
     Stderr,
 }
 
-/// Prints a failure as the last word of the command. Nobody reading is no further failure.
-pub(crate) fn report(failure: &Failure) {
-    let _ = std::io::stderr().write_all(format!("error: {}\n", failure.chain()).as_bytes());
+/// Prints a failure as the last word of the command, to people or to programs. Nobody reading is no further failure.
+pub(crate) fn report(failure: &Failure, json: bool) {
+    let line = match json {
+        true => json::failed(&failure.chain(), SystemTime::now()),
+        false => format!("error: {}", failure.chain()),
+    };
+    let _ = std::io::stderr().write_all((line + "\n").as_bytes());
 }
 
 /// A count with its noun: `1 worker`, `12,345 requests`.

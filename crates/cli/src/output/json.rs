@@ -90,6 +90,11 @@ pub(crate) fn ended(app: &str, reason: &str, now: SystemTime) -> String {
     object(app, "ended", None, json!({"reason": reason}), now)
 }
 
+/// The very last line of a command that failed, perhaps before it was known what it is called.
+pub(crate) fn failed(error: &str, now: SystemTime) -> String {
+    json!({"ts": timestamp(now), "event": "error", "error": error}).to_string()
+}
+
 fn object(app: &str, name: &str, worker: Option<WorkerInfo>, details: Value, now: SystemTime) -> String {
     let mut object = Map::new();
     object.insert("ts".into(), timestamp(now).into());

@@ -67,6 +67,29 @@ fn events_can_be_read_by_programs() {
 }
 
 #[test]
+fn a_failure_too_is_told_to_programs_in_json() {
+    let holds = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holds.local_addr().unwrap().to_string();
+    for (options, code, part) in [
+        // At the end of a run, before there is one, and before it is known what to run.
+        (&["-w", "1"][..], 1, "is given up"),
+        (&["-w", "1", "-b", &taken], 1, "already in use"),
+        (&["-b", "nonsense"], 2, "port is missing"),
+    ] {
+        let mut args = vec!["run", "--json"];
+        args.extend_from_slice(options);
+        args.extend(["--give-up", "2/1m", "sh", "-c", "exit 3"]);
+        let output = everycore(&args).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        let lines: Result<Vec<serde_json::Value>, _> = text.lines().map(serde_json::from_str).collect();
+        let last = lines.unwrap_or_else(|error| panic!("{error}: {text}")).pop().unwrap();
+        assert_eq!(last["event"], "error", "{text}");
+        assert!(last["error"].as_str().unwrap().contains(part), "{text}");
+    }
+}
+
+#[test]
 fn workers_are_told_who_they_are() {
     let script = "echo \"$EVERYCORE_NAME $EVERYCORE_WORKER $EVERYCORE_SLOT $EVERYCORE_GENERATION {index} {id} {generation} $PORT $X\"";
     let args = [
