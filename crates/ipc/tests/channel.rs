@@ -170,6 +170,19 @@ fn a_sender_keeps_pace_with_a_peer_and_fills_the_queue_when_that_pauses() {
 }
 
 #[test]
+fn a_sender_outside_the_runtime_keeps_pace_as_well() {
+    let (here, _there) = pair(Limits::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(here.send(&1)).unwrap();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut message =
+        || pin!(here.send_message(Message::raw(vec![0; 64 << 10]))).poll(&mut context).map(Result::unwrap);
+    while message().is_ready() {}
+    let queued = here.with_connection(|connection| connection.queued_bytes());
+    assert!((256 << 10..384 << 10).contains(&queued), "{queued} bytes wait");
+}
+
+#[test]
 fn senders_in_numbers_keep_pace_and_all_come_through() {
     let (here, there) = pair(Limits::default());
     run(async move {

@@ -36,6 +36,7 @@ impl Inner {
         inner.ready()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ChannelError::NoRuntime)?;
         if !inner.flusher_runs.swap(true, Ordering::AcqRel) {
+            inner.lock().runtime = Some(runtime.clone());
             let running = Running(Arc::clone(inner));
             runtime.spawn(async move { running.0.drive().await });
         }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -56,6 +57,8 @@ pub(super) struct State {
     /// No clone of the channel is left.
     pub(super) dropped: bool,
     pub(super) pace: Pace,
+    /// Where the flusher runs.
+    pub(super) runtime: Option<Handle>,
 }
 
 impl State {
@@ -79,6 +82,7 @@ impl Inner {
                 blocked: false,
                 dropped: false,
                 pace: Pace::new(),
+                runtime: None,
             }),
             timer: Timer::new(),
             room: Notify::new(),
@@ -115,7 +119,7 @@ impl Inner {
         if let Some(ready) = self.ready.get() {
             return Ok(ready);
         }
-        if tokio::runtime::Handle::try_current().is_err() {
+        if Handle::try_current().is_err() {
             return Err(ChannelError::NoRuntime);
         }
         // Under the lock, so that the socket is registered once.

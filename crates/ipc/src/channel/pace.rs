@@ -13,6 +13,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 use tokio::sync::futures::Notified;
 
 use super::inner::{Inner, State, readable_unless};
@@ -51,7 +52,9 @@ impl Pace {
 /// Ends a wait. Not one of the runtime's: those need not be there.
 pub(super) type Timer = OnceLock<Option<AsyncFd<OwnedFd>>>;
 
-fn timer() -> Option<AsyncFd<OwnedFd>> {
+/// A timer in this runtime, which need not be that of whoever sends.
+fn timer(runtime: &Handle) -> Option<AsyncFd<OwnedFd>> {
+    let _inside = runtime.enter();
     let timer =
         timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC).ok()?;
     #[expect(deprecated, reason = "its successor is unsafe; an owned descriptor keeps the promise it wants")]
@@ -80,7 +83,8 @@ impl Inner {
         if !state.pace.reads {
             return None;
         }
-        let running = self.timer.get_or_init(timer).as_ref().filter(|timer| {
+        let made = state.runtime.as_ref().map(|runtime| self.timer.get_or_init(|| timer(runtime)));
+        let running = made.and_then(Option::as_ref).filter(|timer| {
             let once = Itimerspec { it_interval: Timespec::default(), it_value: timespec(PATIENCE) };
             state.pace.timed || timerfd_settime(timer.get_ref(), TimerfdTimerFlags::empty(), &once).is_ok()
         });
