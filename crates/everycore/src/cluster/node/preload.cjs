@@ -100,7 +100,7 @@ function keepEarlyMessages() {
   const { emit } = process;
   process.emit = function (event, ...args) {
     if (event !== 'message') return emit.call(this, event, ...args);
-    if (early.length < 1024) early.push(args);
+    if (early.length < 65536) early.push(args);
     // An open handle would put the program off for ever.
     args[1]?.unref?.();
     return true;
