@@ -128,7 +128,7 @@ pub fn node() -> Option<&'static Runtime> {
     found.as_ref()
 }
 
-/// What `NODE_PATH` has to be for the packages that test applications use; `None` after having said that the test is
+/// The directory `node_modules` of the packages that test applications use; `None` after having said that the test is
 /// skipped.
 ///
 /// # Panics
@@ -146,9 +146,12 @@ pub fn packages() -> Option<PathBuf> {
 /// # Panics
 /// `EVERYCORE_REQUIRE_PEERS` is set: nothing may be skipped.
 pub fn skip(why: &str) {
-    assert!(!are_required(), "{why}, and EVERYCORE_REQUIRE_PEERS is set; run scripts/peers");
+    assert!(
+        !are_required(),
+        "{why}, and EVERYCORE_REQUIRE_PEERS is set; scripts/peers installs runtimes and packages"
+    );
     // Nobody is there to hear it: then it need not be said.
-    let _ = writeln!(std::io::stderr(), "skipped: {why}; scripts/peers installs what is missing");
+    let _ = writeln!(std::io::stderr(), "skipped: {why}; scripts/peers installs runtimes and packages");
 }
 
 /// Says that a test does not apply to the runtime it has, and why. `scripts/node-matrix` looks for it.

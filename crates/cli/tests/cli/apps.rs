@@ -131,7 +131,7 @@ fn websockets() {
 
 #[test]
 fn tls_sessions_resume_with_any_worker() {
-    let why = "the keys of its TLS tickets are not the primary's";
+    let why = "Bun's workers accept on sockets of their own: nobody chooses among them";
     let Some(node) = Runtime::among(&[Kind::Node, Kind::Deno], why) else { return };
     let app = application(
         "tls",

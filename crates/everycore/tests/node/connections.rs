@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use everycore::ExitStatus;
 use everycore_peers::Kind;
-use everycore_sys::signals::number::{CONT, KILL, STOP};
+use everycore_sys::signals::number::{CONT, KILL};
 use serde_json::json;
 
 use crate::support::{Nodes, Runtime, Seen, Starts, ask, connect, need_node, policies, read_all, read_line};
@@ -74,7 +74,7 @@ fn what_a_killed_worker_had_not_taken_goes_to_another() {
     let node = need_node!(served);
     let nodes = two(node, &format!("report({ECHO}, 0, '127.0.0.1')"));
     let at = nodes.all_listen(2);
-    nodes.primary().kill(1, STOP).unwrap();
+    nodes.halt(1);
     let mut clients: Vec<_> = (0..8).map(|_| connect(at)).collect();
     for client in &mut clients {
         client.write_all(b"hello\n").unwrap();
@@ -96,7 +96,7 @@ fn connections_wait_for_a_stopped_worker_that_is_alone_and_it_serves_them_when_i
     let node = need_node!(served);
     let nodes = node.start(&format!("report({ECHO}, 0, '127.0.0.1')"));
     let at = nodes.address();
-    nodes.primary().kill(1, STOP).unwrap();
+    nodes.halt(1);
     let mut clients: Vec<_> = (0..20).map(|_| connect(at)).collect();
     nodes.find(|seen| matches!(seen, Seen::Other(everycore::Event::Hung { .. })).then_some(()));
     nodes.primary().kill(1, CONT).unwrap();
@@ -187,7 +187,7 @@ fn a_worker_that_closes_its_server_leaves_what_was_on_the_way_to_others() {
         ),
     );
     let at = nodes.all_listen(2);
-    nodes.primary().kill(1, STOP).unwrap();
+    nodes.halt(1);
     nodes.send(1, &json!("close"));
     let mut clients: Vec<_> = (0..6).map(|_| connect(at)).collect();
     nodes.primary().kill(1, CONT).unwrap();

@@ -178,6 +178,17 @@ impl Nodes {
         })
     }
 
+    /// Stops a worker where it is, and waits until it stands still: it does not at once.
+    pub(crate) fn halt(&self, worker: u32) {
+        self.primary().kill(worker, everycore_sys::signals::number::STOP).unwrap();
+        let workers = self.primary().snapshot().unwrap().workers;
+        let pid = workers.iter().find(|info| info.worker.get() == worker).and_then(|info| info.pid).unwrap();
+        until("it stands still", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.contains("State:\tT")
+        });
+    }
+
     pub(crate) fn send(&self, worker: u32, message: &Value) {
         self.primary().send(worker, message).unwrap();
     }
