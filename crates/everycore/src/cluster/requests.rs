@@ -1,6 +1,6 @@
 //! Questions to a worker that wait for their answers, each with a deadline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use everycore_ipc::Message;
@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 pub(crate) struct Requests {
     next: u64,
     open: BTreeMap<u64, Waiting>,
+    /// Those with a deadline, the next one first: looked at in every turn of the loop, however many are open.
+    due: BTreeSet<(Instant, u64)>,
 }
 
 struct Waiting {
@@ -31,13 +33,18 @@ impl Requests {
         now: Instant,
     ) -> u64 {
         self.next += 1;
-        self.open.insert(self.next, Waiting { reply, deadline: now.checked_add(timeout), timeout });
+        let deadline = now.checked_add(timeout);
+        self.due.extend(deadline.map(|deadline| (deadline, self.next)));
+        self.open.insert(self.next, Waiting { reply, deadline, timeout });
         self.next
     }
 
     /// Answers a question; an unknown number is an answer that came too late.
     pub(crate) fn close(&mut self, id: u64, answer: Result<Message>) {
         if let Some(waiting) = self.open.remove(&id) {
+            if let Some(deadline) = waiting.deadline {
+                self.due.remove(&(deadline, id));
+            }
             // Whoever asked may have stopped waiting.
             let _ = waiting.reply.send(answer);
         }
@@ -45,24 +52,21 @@ impl Requests {
 
     /// Fails what is overdue.
     pub(crate) fn expire(&mut self, now: Instant) {
-        let overdue: Vec<(u64, Duration)> = self
-            .open
-            .iter()
-            .filter(|(_, waiting)| waiting.deadline.is_some_and(|deadline| deadline <= now))
-            .map(|(id, waiting)| (*id, waiting.timeout))
-            .collect();
-        for (id, after) in overdue {
+        while let Some((_, id)) = self.due.first().copied().filter(|(deadline, _)| *deadline <= now) {
+            self.due.pop_first();
+            let after = self.open.get(&id).map_or(Duration::ZERO, |waiting| waiting.timeout);
             self.close(id, Err(Error::TimedOut { after }));
         }
     }
 
     /// When the next question is overdue.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.open.values().filter_map(|waiting| waiting.deadline).min()
+        self.due.first().map(|(deadline, _)| *deadline)
     }
 
     /// Fails all: the worker has gone.
     pub(crate) fn disconnect(&mut self) {
+        self.due.clear();
         for (_, waiting) in std::mem::take(&mut self.open) {
             let _ = waiting.reply.send(Err(Error::Disconnected));
         }
