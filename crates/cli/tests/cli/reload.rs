@@ -105,6 +105,8 @@ fn a_bad_release_that_shows_late_leaves_the_old_one_serving() {
         let mut run = Running::start(&args);
         let address = run.address();
         run.ready(1);
+        // On a busy machine it may have been up for a second before it served.
+        assert_eq!(get(address, "/").unwrap().status, 200);
         std::fs::write(&broken, "").unwrap();
         run.signal(Signal::HUP);
         let line = run.line("reload failed, the old workers serve on: ");

@@ -364,8 +364,10 @@ impl Driver {
     /// Hands an order to the core.
     pub(super) fn order(&mut self, event: core::Event) {
         self.pictured = false;
-        if matches!(event, core::Event::Stop { urgency: core::Urgency::Fast }) {
-            self.leftovers.hurry(self.deadlines.term);
+        match event {
+            core::Event::Stop { urgency: core::Urgency::Fast } => self.leftovers.hurry(self.deadlines.term),
+            core::Event::Reload => self.look_at_predecessors(),
+            _ => {}
         }
         let now = self.now();
         self.core.handle(event, now);

@@ -119,6 +119,15 @@ impl Driver {
         }
     }
 
+    /// Before a reload: whether those who are to be replaced wait on their sockets says what their successors have to do.
+    pub(super) fn look_at_predecessors(&mut self) {
+        if matches!(self.readiness, Readiness::Socket | Readiness::Inherited) && !self.readying.seen {
+            let pids = self.members.iter().filter_map(|(worker, member)| Some((*worker, member.info.pid?)));
+            self.readying.seen =
+                pids.into_iter().any(|(worker, pid)| self.sight(worker, pid) == Sight::Served);
+        }
+    }
+
     /// What a program does with the sockets it has inherited, at best.
     fn sight(&self, worker: WorkerId, pid: u32) -> Sight {
         let sockets = self.listeners.inherited_by(self.info(worker).slot);
