@@ -33,6 +33,24 @@ pub fn port_owner(address: SocketAddr) -> Option<PortOwner> {
     listeners.iter().find_map(|listener| holder(listener.inode))
 }
 
+/// Finds a program whose Unix socket is bound at `path`, an absolute one or an abstract name with a NUL byte in front.
+/// Takes milliseconds: for error messages.
+pub fn path_owner(path: &Path) -> Option<PortOwner> {
+    let table = fs::read("/proc/net/unix").ok()?;
+    // An abstract name is shown with an @ for its NUL byte.
+    let mut name = path.as_os_str().as_encoded_bytes().to_vec();
+    name.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b'@');
+    let inodes = table.split(|byte| *byte == b'\n').filter_map(|line| unix_inode(line, &name));
+    inodes.filter_map(holder).next()
+}
+
+/// The inode in a line of `/proc/net/unix`, if it is of a socket bound under this very name.
+fn unix_inode(line: &[u8], name: &[u8]) -> Option<u64> {
+    let before = line.strip_suffix(name)?.strip_suffix(b" ")?;
+    let mut fields = before.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
+    std::str::from_utf8(fields.nth(6)?).ok()?.parse().ok().filter(|_| fields.next().is_none())
+}
+
 /// A line of `/proc/net/tcp` in state LISTEN.
 #[derive(Debug, PartialEq, Eq)]
 struct Listener {
@@ -110,6 +128,24 @@ mod tests {
         assert_eq!(Listener::parse(&line.replace(" 0A ", " 01 ")), None);
         assert_eq!(Listener::parse("  sl  local_address rem_address   st"), None);
         assert_eq!(parse_ip("00000000000000000000000001000000"), Some(Ipv6Addr::LOCALHOST.into()));
+    }
+
+    #[test]
+    fn a_path_is_found_whole() {
+        let line = b"ffff8: 00000002 00000000 00010000 0001 01 24117 /run/my app.sock";
+        assert_eq!(unix_inode(line, b"/run/my app.sock"), Some(24_117));
+        for other in [&b"app.sock"[..], b"/run/my", b"", b"24117 /run/my app.sock"] {
+            assert_eq!(unix_inode(line, other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn who_holds_a_path_is_found() {
+        let path = std::env::temp_dir().join(format!("everycore-owner-{}", std::process::id()));
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(path_owner(&path).unwrap().pid, std::process::id());
+        fs::remove_file(&path).unwrap();
+        assert_eq!(path_owner(Path::new("/no/such.sock")), None);
     }
 
     #[test]

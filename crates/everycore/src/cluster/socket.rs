@@ -292,9 +292,10 @@ fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
 }
 
-/// A socket file nobody listens on any more: its owner was killed before it could remove it.
+/// A socket file nobody holds any more: its owner was killed before it could remove it. Asked with a socket of another
+/// type, which the kernel connects to none that is alive, so that no owner sees a connection.
 fn is_stale(path: &Path) -> bool {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None);
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM.nonblocking(), None);
     let connected = socket.and_then(|socket| socket.connect(&unix_address(path)?.0));
     matches!(connected, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
@@ -326,6 +327,11 @@ fn explain(address: &Address, source: io::Error) -> Error {
 }
 
 fn owner(address: &Address) -> Option<String> {
+    if let Address::Unix(path) = address {
+        let is_abstract = path.as_os_str().as_encoded_bytes().first() == Some(&0);
+        let path = if is_abstract { path.clone() } else { std::path::absolute(path).ok()? };
+        return everycore_sys::port_owner::path_owner(&path).map(|owner| owner.to_string());
+    }
     let at = match address {
         Address::Tcp(at) => *at,
         Address::Any { port } => (Ipv6Addr::UNSPECIFIED, *port).into(),
@@ -390,6 +396,19 @@ mod tests {
         drop(bound);
         assert!(!path.exists());
         std::fs::remove_dir(&dir).unwrap();
+    }
+
+    #[test]
+    fn who_holds_a_path_is_named_and_sees_no_connection() {
+        let dir = std::env::temp_dir().join(format!("everycore-held-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("app.sock");
+        let held = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        held.set_nonblocking(true).unwrap();
+        let error = listen(&Address::Unix(path), &Options::default()).unwrap_err().to_string();
+        assert!(error.contains(&format!(", pid {})", std::process::id())), "{error}");
+        assert_eq!(held.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
