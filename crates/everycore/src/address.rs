@@ -144,6 +144,9 @@ impl<'a> Written<'a> {
             let address = address.parse().map_err(|_| wrong("UDP needs an IP address and a port"))?;
             return Ok(Self::Address(Udp(address)));
         }
+        if text.starts_with("http://") || text.starts_with("https://") {
+            return Err(wrong("it is a URL; leave the scheme and the path out"));
+        }
         let text_of_address = text.strip_prefix("tcp://").unwrap_or(text);
         if let Ok(address) = text_of_address.parse::<SocketAddr>() {
             return Ok(Self::Address(Tcp(address)));
@@ -157,10 +160,17 @@ impl<'a> Written<'a> {
         let port: u16 = port.parse().map_err(|_| wrong("the port is not a number from 0 to 65535"))?;
         match host {
             "" | "*" => Ok(Self::Address(Any { port })),
+            host if has_port(host) => Err(wrong("it has two ports")),
             host if host.contains(':') => Err(wrong("an IPv6 address needs brackets around it")),
             host => Ok(Self::Host(host, port)),
         }
     }
+}
+
+/// Whether a host, what stands before the last colon, has a port of its own; in an IPv6 address are more colons.
+fn has_port(host: &str) -> bool {
+    let mut parts = host.split(':').skip(1);
+    parts.next().is_some_and(|port| port.parse::<u16>().is_ok()) && parts.next().is_none()
 }
 
 impl fmt::Display for Address {
@@ -320,6 +330,11 @@ mod tests {
             ("127.0.0.1", "port is missing"),
             ("127.0.0.1:99999", "0 to 65535"),
             ("::1:80", "brackets"),
+            ("fe80::1:80", "brackets"),
+            (":8000:99", "two ports"),
+            ("localhost:8000:99", "two ports"),
+            ("http://localhost:80", "URL"),
+            ("https://[::1]:443/x", "URL"),
             ("unix:", "path is missing"),
             ("unix:@", "abstract name is missing"),
             ("fd://", "number or name is missing"),

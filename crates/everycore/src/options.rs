@@ -129,14 +129,38 @@ impl ListenOptions {
 
 /// Why a text is no set of options.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenOptionsError(String);
+pub struct ListenOptionsError {
+    option: String,
+    /// How it is written, where only its value is wrong.
+    usage: Option<&'static str>,
+}
+
+/// How an option of this name is written.
+fn usage(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "backlog" => "backlog=N, a number of connections",
+        "nodelay" => "nodelay, without a value",
+        "keepalive" => "keepalive=SECONDS, from 1",
+        "defer_accept" => "defer_accept=SECONDS, from 1",
+        "rcvbuf" => "rcvbuf=BYTES",
+        "sndbuf" => "sndbuf=BYTES",
+        "mode" => "mode=OCTAL, up to 777",
+        "owner" => "owner=UID, a number",
+        "group" => "group=GID, a number",
+        _ => return None,
+    })
+}
 
 impl fmt::Display for ListenOptionsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "socket option '{}' is not understood; there are backlog=N, nodelay, keepalive=SECONDS, defer_accept=SECONDS, rcvbuf=BYTES, sndbuf=BYTES, mode=OCTAL, owner=UID and group=GID, joined by &",
-            self.0
+            "socket option '{}' is not understood; {}",
+            self.option,
+            match self.usage {
+                Some(usage) => format!("write {usage}"),
+                None => "there are backlog=N, nodelay, keepalive=SECONDS, defer_accept=SECONDS, rcvbuf=BYTES, sndbuf=BYTES, mode=OCTAL, owner=UID and group=GID, joined by &".into(),
+            }
         )
     }
 }
@@ -166,7 +190,7 @@ impl FromStr for ListenOptions {
                 "group" => number().map(|n| options.group(n)),
                 _ => None,
             };
-            read.ok_or_else(|| ListenOptionsError(option.to_owned()))
+            read.ok_or_else(|| ListenOptionsError { option: option.to_owned(), usage: usage(name) })
         })
     }
 }
@@ -193,6 +217,8 @@ mod tests {
         for text in ["nodely", "backlog=x", "mode=9", "keepalive=0", "nodelay=1", "mode=7777"] {
             let error = format!("backlog=1&{text}").parse::<ListenOptions>().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
+            let is_known = text != "nodely";
+            assert_eq!(error.contains("there are"), !is_known, "{error}");
         }
     }
 }
