@@ -22,6 +22,8 @@ pub enum Event {
         worker: WorkerId,
         /// Why, for people.
         reason: String,
+        /// Whether every further attempt would fail the same way: the program is not there, or cannot be executed.
+        lasting: bool,
     },
     /// The worker said that it has started.
     Online {

@@ -77,6 +77,24 @@ pub enum Notice {
         /// Which worker.
         worker: WorkerId,
     },
+    /// It was not ready in time, and is told to end.
+    Late {
+        /// Which worker.
+        worker: WorkerId,
+        /// How long it had.
+        within: Duration,
+    },
+    /// It uses more memory than it may, and is replaced.
+    TooLarge {
+        /// Which worker.
+        worker: WorkerId,
+        /// Bytes of it in memory.
+        resident: u64,
+        /// The limit that was set; its own is up to a tenth less.
+        limit: u64,
+        /// Set when it was never seen smaller: a replacement will hardly be, so it comes after this long only.
+        postponed: Option<Duration>,
+    },
     /// It was silent for longer than the time-out allows. It is about to be killed: the last moment to look at it.
     TimedOut {
         /// Which worker.

@@ -51,6 +51,8 @@ pub struct Primary {
     newest_generation: Generation,
     reload: Option<Reload>,
     stopping: Option<Stopping>,
+    /// A worker that is gone had been ready.
+    has_served: bool,
     random: Random,
     rate: Rate,
     /// The credit of each worker, as of the last arrival.
@@ -134,6 +136,7 @@ impl Primary {
             newest_generation: first,
             reload: None,
             stopping: None,
+            has_served: false,
             random: Random::new(settings.seed),
             rate: Rate::new(now),
             credit: u64::from(settings.credit.min.max(1)),
@@ -169,7 +172,7 @@ impl Primary {
             Event::Spawned { worker, pid } => {
                 self.with(worker, |worker, effects| worker.spawned(pid, effects))
             }
-            Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
+            Event::SpawnFailed { worker, reason, lasting } => self.spawn_failed(worker, reason, lasting, now),
             Event::Online { worker } => {
                 self.with(worker, |worker, effects| worker.online(readiness, now, effects))
             }

@@ -16,6 +16,8 @@ pub(crate) struct History {
     failures: VecDeque<Time>,
     /// Failures in a row without a healthy run in between.
     streak: u32,
+    /// Failures in a row that each came soon after the start.
+    quick: u32,
 }
 
 /// What the history calls for.
@@ -65,6 +67,16 @@ impl History {
                 Restart::After(random.jitter(doubled.min(settings.max_delay)))
             }
         }
+    }
+
+    /// A worker is about to be counted as failed: soon after it was started, or not.
+    pub(crate) fn ended(&mut self, quick: bool) {
+        self.quick = if quick { self.quick.saturating_add(1) } else { 0 };
+    }
+
+    /// Failures in a row that each came soon after the start.
+    pub(crate) fn quick(&self) -> u32 {
+        self.quick
     }
 
     /// How many failures the last period saw, as of the last failure.

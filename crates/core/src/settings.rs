@@ -91,6 +91,9 @@ pub struct RestartSettings {
     pub limit: u32,
     /// Default 5 minutes.
     pub period: Duration,
+    /// While no worker was ever ready: once every slot has failed this many times in a row, each time within
+    /// `healthy_after` of its start, all are given up. With the default delays the default, 6, takes some six seconds.
+    pub start_limit: u32,
     /// A run is healthy once the worker has been ready for this long. Default 10 s.
     pub healthy_after: Duration,
 }
@@ -103,6 +106,7 @@ impl Default for RestartSettings {
             max_delay: Duration::from_secs(30),
             limit: 10,
             period: Duration::from_secs(300),
+            start_limit: 6,
             healthy_after: Duration::from_secs(10),
         }
     }
@@ -229,6 +233,7 @@ impl Settings {
         within("workers", self.workers, 1, MAX_WORKERS)?;
         within("surge", self.surge, 1, MAX_WORKERS)?;
         within("restart.limit", self.restart.limit, 1, u32::MAX)?;
+        within("restart.start_limit", self.restart.start_limit, 1, u32::MAX)?;
         within("credit.min", self.credit.min, 1, u32::MAX)?;
         within("credit.max", self.credit.max, self.credit.min, u32::MAX)?;
         for (setting, limit) in [

@@ -27,6 +27,8 @@ pub(crate) struct Worker {
     pub(crate) ready_since: Option<Time>,
     pub(crate) recycle: Option<Recycle>,
     pub(crate) allowance: Allowance,
+    /// Ready, it was seen to use less memory than it may.
+    pub(crate) was_small: bool,
     pub(crate) handoffs: HandOffs,
     channel: Channel,
 }
@@ -111,6 +113,7 @@ impl Worker {
             ready_since: None,
             recycle: None,
             allowance: Allowance::default(),
+            was_small: false,
             handoffs: HandOffs::new(now),
             channel: Channel::Open,
         }

@@ -38,7 +38,8 @@ fn event() -> impl Strategy<Value = Event> {
     let urgency = prop_oneof![Just(Urgency::Graceful), Just(Urgency::Fast)];
     prop_oneof![
         2 => (worker(), any::<u32>()).prop_map(|(worker, pid)| Event::Spawned { worker, pid }),
-        1 => worker().prop_map(|worker| Event::SpawnFailed { worker, reason: "no such file".into() }),
+        1 => (worker(), any::<bool>())
+            .prop_map(|(worker, lasting)| Event::SpawnFailed { worker, reason: "no such file".into(), lasting }),
         3 => worker().prop_map(|worker| Event::Online { worker }),
         6 => (worker(), listener()).prop_map(|(worker, listener)| Event::Listening { worker, listener }),
         1 => (worker(), listener()).prop_map(|(worker, listener)| Event::StoppedListening { worker, listener }),

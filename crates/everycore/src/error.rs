@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use everycore_sys::SpawnError;
+
 use crate::address::{Address, AddressError};
 
 /// A cluster operation's result.
@@ -78,6 +80,12 @@ pub enum Error {
         /// How long was waited.
         after: std::time::Duration,
     },
+    /// No worker was ever ready, and none can be: the program is not there, cannot be executed, or not as the user or in
+    /// the directory that was asked for.
+    Start {
+        /// What failed.
+        source: SpawnError,
+    },
     /// A setting cannot be used.
     Setting(String),
     /// A system call of the primary failed.
@@ -144,6 +152,7 @@ impl fmt::Display for Error {
                 "nobody answers: the primary's program hears no requests (Cluster::on_event), or has no answer to this one",
             ),
             Self::TimedOut { after } => write!(f, "no reply within {after:?}"),
+            Self::Start { source } => source.fmt(f),
             Self::Setting(what) => f.write_str(what),
             Self::System { doing, .. } => f.write_str(doing),
             Self::PrimaryGone => f.write_str("the primary has ended"),

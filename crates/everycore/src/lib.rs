@@ -79,6 +79,7 @@ pub use cluster::{
 };
 pub use error::{Error, Result};
 pub use everycore_ipc::{Handle, HandleKind, Message};
+pub use everycore_sys::SpawnError;
 pub use options::{ListenOptions, ListenOptionsError};
 pub use role::{Role, role};
 pub use secret::Secret;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Primary, Reload, Vacancy};
+use super::{Primary, Reload, Seat, Vacancy};
 use crate::event::Effect;
 use crate::id::{Slot, WorkerId};
 use crate::notice::{ExitReason, ExitStatus, Notice};
@@ -12,14 +12,16 @@ use crate::time::Time;
 use crate::worker::{Grace, State, Worker};
 
 impl Primary {
-    pub(super) fn spawn_failed(&mut self, worker: WorkerId, reason: String, now: Time) {
+    pub(super) fn spawn_failed(&mut self, worker: WorkerId, reason: String, lasting: bool, now: Time) {
         let Some(place) = self.place(worker) else { return };
         let held = self.workers[place].holds_slot();
         self.notify(Notice::Error { worker, reason: reason.clone() });
         self.effects.push(Effect::Forget { worker });
         let gone = self.remove(place);
         if held {
-            self.failed(&gone, &format!("worker {worker} could not be started: {reason}"), now);
+            // Once it has worked, somebody may be about to put the program back in its place.
+            let hopeless = lasting && !self.ever_served();
+            self.judge(&gone, &format!("worker {worker} could not be started: {reason}"), hopeless, now);
         }
     }
 
@@ -46,6 +48,7 @@ impl Primary {
 
     fn remove(&mut self, place: usize) -> Worker {
         let gone = self.workers.remove(place);
+        self.has_served |= gone.ready_since.is_some();
         self.handoffs.departed(&gone.handoffs);
         gone
     }
@@ -57,8 +60,9 @@ impl Primary {
         let held = worker.holds_slot();
         match worker.state {
             State::Starting { .. } | State::Online { .. } => {
-                worker.terminate(ExitReason::NotReady, grace, &mut self.effects);
                 let within = self.settings.deadlines.start;
+                self.effects.push(Effect::Notify(Notice::Late { worker: worker.id, within }));
+                worker.terminate(ExitReason::NotReady, grace, &mut self.effects);
                 self.failed_in_place(place, &format!("was not ready within {within:?}"), now);
             }
             State::Listening => {}
@@ -118,27 +122,67 @@ impl Primary {
 
     /// A worker failed: ends the reload it belonged to, and decides on its slot.
     fn failed(&mut self, gone: &Worker, what: &str, now: Time) {
+        self.judge(gone, what, false, now);
+    }
+
+    fn judge(&mut self, gone: &Worker, what: &str, hopeless: bool, now: Time) {
         self.fail_reload_of(gone, what, now);
         self.postpone_recycling(gone.slot, now);
         if self.stopping.is_some() || gone.slot.get() >= self.slots() || self.has_other(gone) {
             return;
         }
         let run = gone.run(&self.settings.restart, now);
+        let quick = now - gone.forked_at < self.settings.restart.healthy_after;
+        self.seats[gone.slot.get() as usize].history.ended(quick);
         let restart = self.decide(gone.slot, run, now);
         let seat = &mut self.seats[gone.slot.get() as usize];
         let failures = seat.history.failures();
         match restart {
+            _ if hopeless => self.give_up(gone.slot),
             Restart::After(Duration::ZERO) => seat.vacancy = Vacancy::Open,
             Restart::After(delay) => {
                 seat.vacancy = Vacancy::Until(now + delay);
-                self.notify(Notice::RestartScheduled { slot: gone.slot, delay, failures });
+                match self.cannot_start() {
+                    true => self.give_up_vacant(),
+                    false => self.notify(Notice::RestartScheduled { slot: gone.slot, delay, failures }),
+                }
             }
-            Restart::GiveUp => {
-                seat.vacancy = Vacancy::Errored;
-                let period = self.settings.restart.period;
-                self.notify(Notice::SlotErrored { slot: gone.slot, failures, period });
-            }
+            Restart::GiveUp => self.give_up(gone.slot),
         }
+    }
+
+    /// Leaves a slot empty for good.
+    fn give_up(&mut self, slot: Slot) {
+        let Some(seat) = self.seats.get_mut(slot.get() as usize) else { return };
+        if std::mem::replace(&mut seat.vacancy, Vacancy::Errored) != Vacancy::Errored {
+            let (failures, period) = (seat.history.failures(), self.settings.restart.period);
+            self.notify(Notice::SlotErrored { slot, failures, period });
+        }
+    }
+
+    /// Whether a worker was ever ready.
+    fn ever_served(&self) -> bool {
+        self.has_served || self.workers.iter().any(|worker| worker.ready_since.is_some())
+    }
+
+    /// Nobody was ever ready, and every slot has failed often enough, and quickly, to tell that nobody will be.
+    fn cannot_start(&self) -> bool {
+        let limit = self.settings.restart.start_limit;
+        let hopeless = |seat: &Seat| {
+            seat.history.quick() >= limit || matches!(seat.vacancy, Vacancy::Done | Vacancy::Errored)
+        };
+        !self.ever_served() && self.seats.iter().all(hopeless)
+    }
+
+    /// Gives up the slots in which nobody is being tried; the others are judged when their worker fails.
+    fn give_up_vacant(&mut self) {
+        let slots = 0..self.slots();
+        let vacant = |slot: &u32| {
+            matches!(self.seats[*slot as usize].vacancy, Vacancy::Open | Vacancy::Until(_))
+                && !self.is_held(*slot as usize)
+        };
+        let vacant: Vec<u32> = slots.filter(vacant).collect();
+        vacant.into_iter().for_each(|slot| self.give_up(Slot::new(slot)));
     }
 
     fn decide(&mut self, slot: Slot, run: Run, now: Time) -> Restart {

@@ -1,5 +1,7 @@
 //! What follows from the state of things: empty slots are filled, a reload or a recycling goes one step on.
 
+use std::time::Duration;
+
 use super::{Primary, Reload, Vacancy};
 use crate::event::Effect;
 use crate::id::{Generation, Slot, WorkerId};
@@ -8,6 +10,9 @@ use crate::recycle::Allowance;
 use crate::reload::{self, Recycling, Step};
 use crate::time::Time;
 use crate::worker::Worker;
+
+/// A worker that was never smaller than it may be is replaced no sooner than this.
+const TOO_LARGE_PAUSE: Duration = Duration::from_secs(60);
 
 impl Primary {
     /// Brings the cluster closer to what it should be. Called after everything that happens.
@@ -112,9 +117,21 @@ impl Primary {
 
     /// A worker was weighed.
     pub(super) fn weigh(&mut self, worker: WorkerId, resident: u64, now: Time) {
-        self.with(worker, |worker, _| {
-            if worker.is_ready() && worker.allowance.memory.is_some_and(|most| resident >= most) {
-                worker.is_to_be_replaced(ExitReason::MaxRss, now);
+        let limit = self.settings.recycle.memory.unwrap_or(u64::MAX);
+        self.with(worker, |worker, effects| {
+            let Some(most) = worker.allowance.memory.filter(|_| worker.is_ready()) else { return };
+            if resident < most {
+                worker.was_small = true;
+            } else if worker.recycle.is_none() {
+                // Its successor will be as large from the start, and so on without end.
+                let postponed = (!worker.was_small).then_some(TOO_LARGE_PAUSE);
+                worker.is_to_be_replaced(ExitReason::MaxRss, now + postponed.unwrap_or_default());
+                effects.push(Effect::Notify(Notice::TooLarge {
+                    worker: worker.id,
+                    resident,
+                    limit,
+                    postponed,
+                }));
             }
         });
     }

@@ -161,6 +161,8 @@ fn news(notice: &Notice) -> String {
         }
         Notice::Error { worker, reason } => format!("error {worker}: {reason}"),
         Notice::Hung { worker } => format!("hung {worker}"),
+        Notice::Late { worker, within } => format!("{worker} was not ready within {within:?}"),
+        Notice::TooLarge { worker, resident, limit, .. } => format!("{worker} uses {resident} of {limit}"),
         Notice::TimedOut { worker, after } => format!("{worker} was silent for {after:?}"),
         Notice::Recovered { worker } => format!("recovered {worker}"),
         Notice::RestartScheduled { slot, failures, .. } => format!("restart {slot} after failure {failures}"),

@@ -114,7 +114,10 @@ impl World {
         self.note(|| format!("    {worker} is {behaviour:?}"));
         if behaviour == Behaviour::Unstartable {
             let reason = "no such file".into();
-            return self.after(Duration::ZERO, Happening::Heard(Event::SpawnFailed { worker, reason }));
+            return self.after(
+                Duration::ZERO,
+                Happening::Heard(Event::SpawnFailed { worker, reason, lasting: false }),
+            );
         }
         self.processes.insert(worker, Process::new(behaviour, self.dice.percent(80)));
         self.after(Duration::ZERO, Happening::Heard(Event::Spawned { worker, pid: 1_000 + worker.get() }));

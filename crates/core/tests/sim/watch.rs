@@ -244,6 +244,14 @@ impl Watch {
                 assert!(!self.seen(*worker).hung, "{worker} hangs twice");
                 self.seen(*worker).hung = true;
             }
+            Notice::Late { worker, within } => {
+                assert_eq!(self.settings.deadlines.start, *within);
+                assert!(!self.living(*worker).ready, "{worker} was ready");
+            }
+            Notice::TooLarge { worker, resident, .. } => {
+                let most = self.settings.recycle.memory.expect("a limit");
+                assert!(self.living(*worker).ready && *resident >= most - most / 10);
+            }
             Notice::TimedOut { worker, after } => {
                 assert_eq!(self.settings.hung, Some(*after));
                 assert!(self.living(*worker).ready, "{worker} was not there to be silent");
@@ -261,9 +269,11 @@ impl Watch {
             }
             Notice::SlotErrored { slot, failures, .. } => {
                 assert!(slot.get() < self.slots);
+                let nobody_was_ready = !self.workers.iter().any(|seen| seen.ready);
                 assert!(
                     *failures == self.settings.restart.limit
                         || self.settings.restart.policy == RestartPolicy::Never
+                        || nobody_was_ready
                 );
             }
             Notice::ReloadStarted { generation } => {

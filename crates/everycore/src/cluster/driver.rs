@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Time, WorkerId};
+use everycore_sys::SpawnError;
 use everycore_sys::eventfd::EventFd;
 use everycore_sys::signals::{self, SignalPipe};
 
@@ -82,6 +83,8 @@ pub(crate) struct Driver {
     pub(super) unserved: Unserved,
     /// How the last worker ended that was not told to, or why the last could not be started.
     pub(super) last_failure: String,
+    /// Why the program cannot be started, if an attempt has shown that.
+    pub(super) unstartable: Option<SpawnError>,
     /// Workers whose channel is to be looked after, in turn: something came, or one turn was not enough.
     pub(super) channels: VecDeque<WorkerId>,
     /// Workers with words queued in this turn: all of one worker's go out together.
@@ -152,7 +155,7 @@ impl Driver {
             listeners.block().map_err(doing("preparing the sockets workers inherit"))?;
         }
         listeners.inherited = cluster.program.inherit_listeners;
-        listeners.permanent_only = cluster.program.ids.differ();
+        listeners.permanent_only = cluster.program.ids.differ_in_user();
         listeners.one_per_slot = policy == Policy::Reuseport && !hands_off;
         let sources = Sources::new().map_err(doing("epoll"))?;
         let shared = Shared::new(EventFd::new().map_err(doing("eventfd"))?);
@@ -207,6 +210,7 @@ impl Driver {
             leftovers: Leftovers::default(),
             unserved: Unserved::default(),
             last_failure: String::new(),
+            unstartable: None,
             channels: VecDeque::new(),
             unsent: Vec::new(),
             pictured: false,
@@ -265,10 +269,11 @@ impl Driver {
             self.pictured = false;
             self.carry_out_effects();
             if self.core.is_finished() && self.leftovers.is_empty() {
-                return match self.core.outcome() {
-                    core::Outcome::Stopped => Ok(Outcome::Stopped),
-                    core::Outcome::Completed => Ok(Outcome::Completed),
-                    core::Outcome::AllErrored => {
+                return match (self.core.outcome(), self.unstartable.take()) {
+                    (core::Outcome::Stopped, _) => Ok(Outcome::Stopped),
+                    (core::Outcome::Completed, _) => Ok(Outcome::Completed),
+                    (core::Outcome::AllErrored, Some(source)) => Err(Error::Start { source }),
+                    (core::Outcome::AllErrored, None) => {
                         Err(Error::GivenUp { last: std::mem::take(&mut self.last_failure) })
                     }
                 };

@@ -135,6 +135,10 @@ impl Driver {
                 Event::Error { worker, reason }
             }
             Notice::Hung { worker } => Event::Hung { worker: self.info(worker) },
+            Notice::Late { worker, within } => Event::Late { worker: self.info(worker), within },
+            Notice::TooLarge { worker, resident, limit, postponed } => {
+                Event::TooLarge { worker: self.info(worker), resident, limit, postponed }
+            }
             Notice::TimedOut { worker, after } => {
                 let worker = self.info(worker);
                 let doing = worker.pid.map(autopsy::threads).unwrap_or_default();

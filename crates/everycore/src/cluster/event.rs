@@ -112,6 +112,24 @@ pub enum Event {
         /// How long, to the millisecond.
         duration: Duration,
     },
+    /// The worker was not ready in time and is told to end.
+    Late {
+        /// Which worker.
+        worker: WorkerInfo,
+        /// How long it had.
+        within: Duration,
+    },
+    /// The worker uses more memory than it may and is replaced.
+    TooLarge {
+        /// Which worker.
+        worker: WorkerInfo,
+        /// Bytes of it in memory.
+        resident: u64,
+        /// The limit that was set; each worker's own is up to a tenth less.
+        limit: u64,
+        /// Set when it was never seen smaller: a replacement will hardly be, so it comes after this long only.
+        postponed: Option<Duration>,
+    },
     /// The worker was silent for longer than the time-out allows and is about to be killed.
     TimedOut {
         /// Which worker.
@@ -203,6 +221,8 @@ impl Event {
             | Self::Error { worker, .. }
             | Self::Hung { worker }
             | Self::Blocked { worker, .. }
+            | Self::Late { worker, .. }
+            | Self::TooLarge { worker, .. }
             | Self::TimedOut { worker, .. }
             | Self::Recovered { worker } => Some(*worker),
             Self::RestartScheduled { .. }

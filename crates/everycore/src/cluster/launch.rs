@@ -27,18 +27,50 @@ const FIRST_DESCRIPTOR: i32 = 3;
 /// what bounds how many wait behind a busy one.
 const UNANSWERED: usize = 16;
 
+/// Why a worker could not be started.
+struct Failed {
+    /// For people.
+    reason: String,
+    /// Set when another attempt would fail the same way.
+    lasting: Option<SpawnError>,
+}
+
+impl From<String> for Failed {
+    fn from(reason: String) -> Self {
+        Self { reason, lasting: None }
+    }
+}
+
+impl From<SpawnError> for Failed {
+    fn from(error: SpawnError) -> Self {
+        let reason = match &error {
+            SpawnError::Step { step, errno } => {
+                format!("could not {step}: {}", advised(&io::Error::from_raw_os_error(*errno)))
+            }
+            other => other.to_string(),
+        };
+        Self { reason, lasting: Some(error).filter(SpawnError::is_lasting) }
+    }
+}
+
 impl Driver {
     pub(super) fn spawn(&mut self, worker: WorkerId, slot: Slot, generation: Generation) {
         let info = WorkerInfo { id: worker.get(), slot: slot.get(), generation: generation.get(), pid: None };
         let event = match self.try_spawn(worker, info) {
             Ok(pid) => CoreEvent::Spawned { worker, pid },
-            Err(reason) => CoreEvent::SpawnFailed { worker, reason },
+            Err(Failed { reason, lasting }) => {
+                let is_lasting = lasting.is_some();
+                self.unstartable = lasting.or(self.unstartable.take());
+                CoreEvent::SpawnFailed { worker, reason, lasting: is_lasting }
+            }
         };
         self.order(event);
     }
 
-    fn try_spawn(&mut self, worker: WorkerId, info: WorkerInfo) -> Result<u32, String> {
-        let system = |doing: &'static str| move |error: io::Error| format!("{doing}: {}", advised(&error));
+    fn try_spawn(&mut self, worker: WorkerId, info: WorkerInfo) -> Result<u32, Failed> {
+        let system = |doing: &'static str| {
+            move |error: io::Error| Failed::from(format!("{doing}: {}", advised(&error)))
+        };
         let (ours, theirs) = socket_pair::stream_pair().map_err(system("channel"))?;
         // The worker finds its end blocking, as every program expects of what it inherits.
         socket_pair::set_mode(&theirs, socket_pair::Mode::Blocking).map_err(system("channel"))?;
@@ -153,7 +185,7 @@ impl Driver {
         command: WorkerCommand,
         channel: &OwnedFd,
         [stdin, stdout, stderr]: [Option<OwnedFd>; 3],
-    ) -> Result<Spawned, String> {
+    ) -> Result<Spawned, Failed> {
         let channel_number = FIRST_DESCRIPTOR + spec.listeners.len() as i32;
         let mut spawn = Spawn::new(command.program);
         spawn.args = command.args;
@@ -163,12 +195,20 @@ impl Driver {
         }
         let Ids { uid, gid, groups } = self.program.ids.clone();
         (spawn.uid, spawn.gid, spawn.groups) = (uid, gid, groups);
+        let tells = command.listen_fds && !spec.listeners.is_empty();
         let mut variables = self.variables(spec, channel, channel_number, command.env)?;
+        if tells {
+            let names: Vec<&str> = spec.listeners.iter().map(|(name, ..)| name.as_str()).collect();
+            variables.push(("LISTEN_FDS".into(), spec.listeners.len().to_string().into()));
+            variables.push(("LISTEN_FDNAMES".into(), names.join(":").into()));
+            // The child writes its own pid over this between clone and exec.
+            variables.push(("LISTEN_PID".into(), OsString::new()));
+        }
         if matches!(self.dialect, Dialect::Node(_)) {
             self.preload(&spawn, &mut variables);
         }
         spawn.env = environment(variables);
-        spawn.listen_pid = !spec.listeners.is_empty();
+        spawn.listen_pid = tells;
         spawn.process_group = true;
         spawn.no_new_privs = self.program.ids.differ();
         // A program that knows its channel notices its end; any other would live on.
@@ -181,19 +221,14 @@ impl Driver {
         spawn.descriptors.push((stdin.as_ref().map_or(ours.0.as_fd(), AsFd::as_fd), 0));
         spawn.descriptors.push((stdout.as_ref().map_or(ours.1.as_fd(), AsFd::as_fd), 1));
         spawn.descriptors.push((stderr.as_ref().map_or(ours.2.as_fd(), AsFd::as_fd), 2));
-        everycore_sys::spawn(&spawn).map_err(|error| match error {
-            SpawnError::Step { step, errno } => {
-                format!("could not {step}: {}", advised(&io::Error::from_raw_os_error(errno)))
-            }
-            other => other.to_string(),
-        })
+        everycore_sys::spawn(&spawn).map_err(Failed::from)
     }
 
     /// A further call of `setupPrimary`: for the next workers.
     pub(super) fn setup_primary(&mut self, settings: NodeSettings) {
         if self.program.node.is_some() {
             self.dialect = Dialect::Node(self.program.set_node(settings));
-            self.listeners.permanent_only = self.program.ids.differ();
+            self.listeners.permanent_only = self.program.ids.differ_in_user();
         }
     }
 
@@ -238,13 +273,6 @@ impl Driver {
             set("EVERYCORE_CLASS", class.clone());
         }
         set("NODE_APP_INSTANCE", spec.slot.to_string());
-        if !spec.listeners.is_empty() {
-            let names: Vec<&str> = spec.listeners.iter().map(|(name, ..)| name.as_str()).collect();
-            set("LISTEN_FDS", spec.listeners.len().to_string());
-            set("LISTEN_FDNAMES", names.join(":"));
-            // The child writes its own pid over this between clone and exec.
-            set("LISTEN_PID", String::new());
-        }
         if let [(_, port)] = spec.ports[..] {
             set("PORT", port.to_string());
         }

@@ -41,6 +41,9 @@ pub struct WorkerCommand {
     pub args: Vec<OsString>,
     /// Variables set on top of this process's environment.
     pub env: Vec<(OsString, OsString)>,
+    /// Whether `LISTEN_FDS` and its kin tell it of the inherited listeners. Default: yes. A program that is told their
+    /// numbers by its arguments may take the variables for other sockets than those.
+    pub listen_fds: bool,
     /// Where its standard output goes; this process's unless set.
     pub stdout: Option<OwnedFd>,
     /// Where its standard error goes; this process's unless set.
@@ -54,6 +57,7 @@ impl WorkerCommand {
             program: program.into(),
             args: args.into_iter().map(Into::into).collect(),
             env: Vec::new(),
+            listen_fds: true,
             stdout: None,
             stderr: None,
         }
@@ -125,9 +129,16 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
-    /// Whether workers run as somebody else.
+    /// Whether workers run as somebody else, or in other groups.
     pub(crate) fn differ(&self) -> bool {
-        *self != Self::default()
+        let gid = rustix::process::getegid().as_raw();
+        self.differ_in_user() || self.gid.is_some_and(|wanted| wanted != gid)
+    }
+
+    /// Whether workers run as another user, who may not be allowed to bind what we are.
+    pub(crate) fn differ_in_user(&self) -> bool {
+        let uid = rustix::process::geteuid().as_raw();
+        self.uid.is_some_and(|wanted| wanted != uid)
     }
 }
 

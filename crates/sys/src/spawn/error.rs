@@ -93,6 +93,20 @@ impl SpawnError {
         Self::NotExecutable { program: program.to_owned(), errno }
     }
 
+    /// Whether another attempt would fail the same way, as long as nobody mends the file, its directory or the account.
+    pub fn is_lasting(&self) -> bool {
+        let account = |step| matches!(step, Step::SetGroups | Step::SetGroup | Step::SetUser);
+        match self {
+            // Somebody is writing the file.
+            Self::NotExecutable { errno: libc::ETXTBSY, .. } => false,
+            Self::NotFound { .. } | Self::NotExecutable { .. } | Self::Cwd { .. } => true,
+            Self::Step { step, errno: libc::EPERM } if account(*step) => true,
+            // What the kernel says of a file that is cut short.
+            Self::Step { step: Step::Execute, errno } => matches!(*errno, libc::EINVAL | libc::EIO),
+            Self::Step { .. } => false,
+        }
+    }
+
     /// The kernel's number for what went wrong.
     pub fn errno(&self) -> i32 {
         match self {
@@ -112,7 +126,11 @@ impl fmt::Display for SpawnError {
                 write!(f, "program {} not found{place}", program.display())
             }
             Self::NotExecutable { program, errno: libc::EACCES } => {
-                write!(f, "{} may not be executed: {cause}; check its mode (chmod +x)", program.display())
+                write!(
+                    f,
+                    "{} may not be executed: {cause}; check its mode (chmod +x) and those of the directories above it",
+                    program.display()
+                )
             }
             Self::NotExecutable { program, errno: libc::ENOEXEC } => {
                 write!(

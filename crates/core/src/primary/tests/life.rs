@@ -60,7 +60,7 @@ fn events_for_workers_that_are_gone_are_ignored() {
     let worker = id(1);
     for event in [
         Event::Spawned { worker, pid: 1 },
-        Event::SpawnFailed { worker, reason: String::new() },
+        Event::SpawnFailed { worker, reason: String::new(), lasting: false },
         Event::Online { worker },
         Event::Listening { worker, listener: HTTP },
         Event::StoppedListening { worker, listener: HTTP },
@@ -86,7 +86,7 @@ fn a_worker_that_is_not_ready_in_time_goes_down_the_ladder_and_counts_as_a_failu
     cluster.passes(59_999);
     assert!(cluster.lines.is_empty());
     cluster.passes(1);
-    assert_eq!(cluster.lines, ["SIGTERM 1", "- restart 0 after failure 1"]);
+    assert_eq!(cluster.lines, ["- 1 was not ready within 60s", "SIGTERM 1", "- restart 0 after failure 1"]);
     cluster.forget();
     cluster.passes(2_000);
     assert_eq!(cluster.orders(), ["spawn 2 in 0 of 1", "SIGKILL 1"]);

@@ -102,3 +102,24 @@ fn a_worker_that_has_grown_too_large_goes() {
     cluster.serves(3);
     assert_eq!(cluster.orders(), ["disconnect 2"], "one that is not ready is not weighed");
 }
+
+#[test]
+fn a_worker_that_is_too_large_from_the_start_is_told_of_and_replaced_once_in_a_while() {
+    let recycle = RecycleSettings { memory: Some(1_000), ..RecycleSettings::default() };
+    let mut cluster = Cluster::new(Settings { workers: 1, ..settings_that_recycle(recycle) });
+    for worker in 1..=3 {
+        cluster.serves(worker);
+        if worker > 1 {
+            cluster.exits(worker - 1, CLEAN);
+        }
+        cluster.forget();
+        for _ in 0..59 {
+            cluster.happens(Event::Memory { worker: id(worker), resident: 45_000 });
+            cluster.passes(1_000);
+        }
+        assert_eq!(cluster.lines, [format!("- {worker} uses 45000 of 1000")], "said once, and no successor");
+        cluster.forget();
+        cluster.passes(1_000);
+        assert_eq!(cluster.orders(), [format!("spawn {} in 0 of 1", worker + 1)]);
+    }
+}

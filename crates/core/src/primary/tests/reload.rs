@@ -75,7 +75,9 @@ fn a_replacement_that_is_late_ends_the_reload() {
     cluster.happens(Event::Reload);
     cluster.forget();
     cluster.passes(60_000);
-    assert_eq!(cluster.lines, ["SIGTERM 2", "- reload 2 failed: worker 2 was not ready within 60s"]);
+    let told =
+        ["- 2 was not ready within 60s", "SIGTERM 2", "- reload 2 failed: worker 2 was not ready within 60s"];
+    assert_eq!(cluster.lines, told);
     assert_eq!(cluster.picture(), ["1 listening", "2 terminating"]);
 }
 
@@ -84,7 +86,7 @@ fn a_replacement_that_cannot_be_started_ends_the_reload() {
     let mut cluster = Cluster::serving(settings(1));
     cluster.happens(Event::Reload);
     cluster.forget();
-    cluster.happens(Event::SpawnFailed { worker: id(2), reason: "no such file".into() });
+    cluster.happens(Event::SpawnFailed { worker: id(2), reason: "no such file".into(), lasting: false });
     assert_eq!(cluster.news()[1], "- reload 2 failed: worker 2 could not be started: no such file");
     assert_eq!(cluster.picture(), ["1 listening"]);
     assert_eq!(cluster.primary.next_deadline(), None);

@@ -15,7 +15,8 @@ fn the_first_failure_after_a_healthy_run_is_replaced_at_once() {
 
 #[test]
 fn a_failure_without_a_healthy_run_is_replaced_after_a_delay_that_grows() {
-    let mut cluster = Cluster::new(settings(1));
+    let restart = RestartSettings { start_limit: 100, ..RestartSettings::default() };
+    let mut cluster = Cluster::new(Settings { restart, ..settings(1) });
     let mut delays = Vec::new();
     for worker in 1..=9 {
         cluster.exits(worker, CRASHED);
@@ -55,7 +56,7 @@ fn when_every_slot_is_given_up_the_primary_is_finished() {
     let mut cluster = Cluster::new(Settings { restart: limit, ..settings(2) });
     cluster.exits(1, CRASHED);
     assert!(!cluster.primary.is_finished());
-    cluster.happens(Event::SpawnFailed { worker: id(2), reason: "no such file".into() });
+    cluster.happens(Event::SpawnFailed { worker: id(2), reason: "no such file".into(), lasting: false });
     assert!(cluster.primary.is_finished());
     assert_eq!(cluster.primary.outcome(), Outcome::AllErrored);
 }
@@ -64,8 +65,76 @@ fn when_every_slot_is_given_up_the_primary_is_finished() {
 fn a_process_that_cannot_be_started_is_an_error_and_a_failure_but_no_exit() {
     let mut cluster = Cluster::new(settings(1));
     cluster.forget();
-    cluster.happens(Event::SpawnFailed { worker: id(1), reason: "no such file".into() });
+    cluster.happens(Event::SpawnFailed { worker: id(1), reason: "no such file".into(), lasting: false });
     assert_eq!(cluster.lines, ["- error 1: no such file", "forget 1", "- restart 0 after failure 1"]);
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_is_not_tried_again_unless_it_once_was() {
+    let lasting = |worker| Event::SpawnFailed { worker: id(worker), reason: "gone".into(), lasting: true };
+    let mut cluster = Cluster::new(settings(2));
+    cluster.happens(lasting(1));
+    cluster.happens(lasting(2));
+    assert!(!cluster.lines.iter().any(|line| line.contains("restart")), "{:?}", cluster.lines);
+    assert!(cluster.primary.is_finished());
+    assert_eq!(cluster.primary.outcome(), Outcome::AllErrored);
+
+    let mut cluster = Cluster::serving(settings(1));
+    cluster.exits(1, KILLED);
+    cluster.forget();
+    cluster.happens(lasting(2));
+    assert_eq!(cluster.news(), ["- error 2: gone", "- restart 0 after failure 2"]);
+}
+
+/// Fails whoever is there, at once, until nothing is left to do or `most` have failed; how many failed.
+fn fails_again_and_again(cluster: &mut Cluster, most: usize) -> usize {
+    for failed in 0..most {
+        let Some(worker) = cluster.primary.workers.first().map(|worker| worker.id.get()) else {
+            return failed;
+        };
+        cluster.exits(worker, CRASHED);
+        while cluster.primary.workers.is_empty() && !cluster.primary.is_finished() {
+            cluster.passes(100);
+        }
+    }
+    most
+}
+
+#[test]
+fn where_nobody_was_ever_ready_a_few_quick_failures_of_every_slot_are_enough() {
+    let mut cluster = Cluster::new(settings(1));
+    assert_eq!(fails_again_and_again(&mut cluster, 100), 6);
+    assert_eq!(cluster.news().last().unwrap(), "- slot 0 errored after 6");
+    assert!(cluster.now - Time::ZERO < Duration::from_secs(7));
+    assert_eq!(cluster.primary.outcome(), Outcome::AllErrored);
+
+    let mut cluster = Cluster::new(settings(3));
+    assert!((18..=24).contains(&fails_again_and_again(&mut cluster, 100)));
+    assert!(cluster.primary.is_finished());
+    assert_eq!(cluster.primary.outcome(), Outcome::AllErrored);
+}
+
+#[test]
+fn whoever_was_ready_or_takes_its_time_to_fail_has_more_attempts() {
+    let mut served = Cluster::serving(settings(1));
+    assert_eq!(fails_again_and_again(&mut served, 100), 10);
+
+    // One slot that has not failed: it may yet be ready, and the other one with it.
+    let mut cluster = Cluster::new(settings(2));
+    for _ in 0..9 {
+        let worker = cluster.primary.workers.iter().find(|worker| worker.slot.get() == 0);
+        cluster.exits(worker.unwrap().id.get(), CRASHED);
+        cluster.passes(30_000);
+    }
+    assert!(!cluster.news().iter().any(|line| line.contains("errored")));
+
+    let mut slow = Cluster::new(settings(1));
+    for worker in 1..=7 {
+        slow.passes(30_000);
+        slow.exits(worker, CRASHED);
+        slow.passes(20_000);
+    }
+    assert!(!slow.primary.is_finished());
 }
 
 #[test]

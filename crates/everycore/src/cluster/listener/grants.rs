@@ -179,7 +179,7 @@ impl Listeners {
             return Err(refusal(
                 Errno::ACCESS,
                 format!(
-                    "bind {address}: workers run as another user than the primary; bind the address in the primary"
+                    "bind {address}: workers run as another user than the primary, which binds for them only what it was told to; add -b {address}, or Cluster::bind"
                 ),
             ));
         }
