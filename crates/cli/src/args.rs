@@ -72,14 +72,29 @@ Examples:
   everycore run -b http=:8000 -b admin=127.0.0.1:9000 --ready notify -- ./server
   everycore run --class web=3 --class vip=1,full=spill:web --route 10.0.0.0/8=vip -- ./server
 
-Exit codes: 0 stopped as ordered, 1 failed, 2 usage, 77 permission, 78 bad configuration,
-126 CMD cannot be executed, 127 CMD not found")]
+Policy:     least; shared for Node and for programs that take an inherited socket; reuseport for Bun.
+            NODE_CLUSTER_SCHED_POLICY (rr, none) is heard. With --class: route
+Giving up:  a place after 10 failures within 5 minutes; where no worker was ever ready, all of them once
+            each has failed 6 times in a row, within 10 s of its start (some 6 s in all). A program that
+            waits for its database should wait itself; --give-up N/DURATION replaces both
+Silent:     a worker that uses the library, when its event loop does not turn; any worker that connections
+            are handed to, when it leaves one untaken. Others cannot be seen, and --timeout is refused
+            or, where that shows only later, has no effect
+
+Exit codes:
+  0    stopped as ordered, or all workers are done (--restart on-failure, never)
+  1    every place was given up, an address is taken, or everycore itself failed
+  2    usage: flags that are wrong or do not go together
+  77   not permitted: a low port, --user, or the workers' directory
+  78   bad configuration: an environment variable or --env-file
+  126  CMD is there and cannot be executed: its mode, its directory, its #! line
+  127  CMD not found")]
 pub(crate) struct Run {
-    /// How many workers, or 'auto': one per CPU
-    #[arg(short, long, short_alias = 'i', value_name = "N|auto")]
+    /// How many workers, or 'auto': one per CPU [default: WEB_CONCURRENCY, or auto]
+    #[arg(short, long, short_alias = 'i', value_name = "N|auto", allow_hyphen_values = true)]
     pub(crate) workers: Option<Workers>,
 
-    /// Bind first: HOST:PORT, :PORT, unix:PATH, fd://N, perhaps ?backlog=N; repeatable
+    /// Bind first: HOST:PORT, :PORT, PORT, unix:PATH, fd://N, perhaps ?backlog=N; repeatable
     #[arg(short, long, value_name = "[NAME=]ADDR")]
     pub(crate) bind: Vec<Bind>,
 
@@ -87,7 +102,7 @@ pub(crate) struct Run {
     #[arg(short, long, value_parser = value::name)]
     pub(crate) name: Option<String>,
 
-    /// Who gets a connection: rr, least, sticky, route, shared or reuseport
+    /// Who gets a connection: rr, least, sticky, route, shared or reuseport [default: see below]
     #[arg(long)]
     pub(crate) policy: Option<Policy>,
 
@@ -104,51 +119,51 @@ pub(crate) struct Run {
     pub(crate) class_arg: Vec<ClassArg>,
 
     /// Connections a worker may hold at a time; further ones wait, under rr, least and sticky [default: any number]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = value::connections)]
     pub(crate) max_connections: Option<u64>,
 
     /// How the program gets its connections: auto, library, socket or node [default: auto]
     #[arg(long, value_enum, default_value_t, hide_default_value = true, hide_possible_values = true)]
     pub(crate) kind: Kind,
 
-    /// What makes a worker ready: listen, notify, message, online or delay:DURATION
+    /// What makes a worker ready: listen, notify, message, online or delay:DURATION [default: listen]
     #[arg(long, value_name = "WHAT")]
     pub(crate) ready: Option<Ready>,
 
     /// How long a worker may take to become ready [default: 60s]
-    #[arg(long, value_name = "DURATION", value_parser = value::positive_duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = value::positive_duration)]
     pub(crate) start_timeout: Option<Duration>,
 
     /// How long a leaving worker may finish what it has [default: 8s]
-    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = value::duration)]
     pub(crate) graceful_timeout: Option<Duration>,
 
     /// On a stop serve on for this long before draining, for load balancers [default: 0s]
-    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = value::duration)]
     pub(crate) drain_delay: Option<Duration>,
 
     /// Replace a worker after N connections, or up to J more [default: never]
-    #[arg(long, value_name = "N[~J]")]
+    #[arg(long, value_name = "N[~J]", allow_hyphen_values = true)]
     pub(crate) max_requests: Option<MaxRequests>,
 
     /// Replace a worker after this time, less up to a quarter [default: never]
-    #[arg(long, value_name = "DURATION", value_parser = value::positive_duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = value::positive_duration)]
     pub(crate) max_lifetime: Option<Duration>,
 
     /// Replace a worker of this size, as in 512M, or up to a tenth less [default: never]
-    #[arg(long, value_name = "SIZE", value_parser = value::size)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = value::size)]
     pub(crate) max_rss: Option<u64>,
 
-    /// Kill a worker that is silent for this long [default: never]
-    #[arg(long, value_name = "DURATION", value_parser = value::positive_duration)]
+    /// Kill a worker that is silent, as said below, for this long [default: never]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = value::positive_duration)]
     pub(crate) timeout: Option<Duration>,
 
     /// When a worker that ended is replaced: always, on-failure or never [default: always]
     #[arg(long, value_enum, value_name = "WHEN", hide_possible_values = true)]
     pub(crate) restart: Option<Restart>,
 
-    /// Give a worker's place up after N failures within a time [default: 10/5m]
-    #[arg(long, value_name = "N/DURATION")]
+    /// Give a worker's place up after N failures within a time [default: 10/5m, or see below]
+    #[arg(long, value_name = "N/DURATION", allow_hyphen_values = true)]
     pub(crate) give_up: Option<GiveUp>,
 
     /// Node workers do not load our script, which lets clients of a leaving worker know
@@ -159,7 +174,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<Variable>,
 
-    /// Set variables from a file, one NAME=VALUE in a line; may be repeated, and --env wins
+    /// Set variables from a file, read once, one NAME=VALUE in a line; repeatable, and --env wins
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
 
@@ -200,7 +215,7 @@ pub(crate) struct Demo {
     pub(crate) bind: Option<String>,
 
     /// How many workers, or 'auto': one per CPU
-    #[arg(short, long, short_alias = 'i', value_name = "N|auto")]
+    #[arg(short, long, short_alias = 'i', value_name = "N|auto", allow_hyphen_values = true)]
     pub(crate) workers: Option<Workers>,
 
     /// Who gets a connection: rr, least, sticky, shared or reuseport
@@ -296,6 +311,22 @@ mod tests {
     fn a_policy_has_its_names() {
         assert_eq!(run(&["--policy", "none", "x"]).policy, Some(Policy::Shared));
         assert!(Args::try_parse_from(["everycore", "run", "--policy", "fair", "x"]).is_err());
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_named_also_when_they_look_like_flags() {
+        for (flag, value) in [
+            ("-w", "-1"),
+            ("--start-timeout", "-5s"),
+            ("--max-connections", "0"),
+            ("--max-connections", "x"),
+            ("--max-rss", "-1M"),
+            ("--give-up", "-1/5m"),
+        ] {
+            let error = Args::try_parse_from(["everycore", "run", flag, value, "x"]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("error: invalid value '{value}' for ")), "{error}");
+            assert!(!error.contains("u64") && !error.contains(".."), "{error}");
+        }
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl RunSettings {
         script_of: Option<Family>,
         around: &Surroundings,
     ) -> Result<Self, Failure> {
-        let program = Program::new(&run.command)?;
+        let mut program = Program::new(&run.command)?;
         let classes = Classes::of(&run)?;
         if classes.is_some() {
             run.policy = Some(Policy::Route);
@@ -163,6 +163,17 @@ impl RunSettings {
         let family = program.family().or(script_of);
         let mut service =
             Wishes { kind: run.kind, policy: run.policy, ready: run.ready, takes_fd, family }.service()?;
+        if service.family == Some(Family::Node) {
+            if run.command.len() == 1 && program.family() == Some(Family::Node) {
+                return Err(Failure::usage(
+                    "node without a file reads its program from standard input, which workers cannot share; type: everycore run -- node server.js",
+                ));
+            }
+            if let Some(argument) = program::eval::missing_argument(&run.command) {
+                run.command.push(argument);
+                program = Program::new(&run.command)?;
+            }
+        }
         if run.max_connections.is_some() {
             service.count_connections()?;
             // Who accepts by itself is not counted: it is handed its connections, unless something else was asked for.
@@ -257,6 +268,10 @@ fn named(binds: &[Bind]) -> Result<Vec<(String, Address)>, Failure> {
                 )));
             }
         };
+        let twice = named.iter().any(|(_, known)| *known == address) && !any_port(&address);
+        if twice {
+            return Err(Failure::usage(format!("-b: {address} is given twice; leave one of them out")));
+        }
         let taken = |name: &str| {
             named.iter().any(|(known, _)| known == name)
                 || binds.iter().any(|b| b.name.as_deref() == Some(name))
@@ -276,6 +291,15 @@ fn named(binds: &[Bind]) -> Result<Vec<(String, Address)>, Failure> {
         named.push((name, address));
     }
     Ok(named)
+}
+
+/// Whether each time it is bound it is another port.
+fn any_port(address: &Address) -> bool {
+    match address {
+        Address::Tcp(at) | Address::Udp(at) => at.port() == 0,
+        Address::Any { port } => *port == 0,
+        _ => false,
+    }
 }
 
 /// What stands after the `?` of each address.
@@ -308,6 +332,8 @@ fn restart(policy: Option<Restart>, give_up: Option<args::value::GiveUp>) -> Res
     if let Some(give_up) = give_up {
         settings.limit = give_up.failures;
         settings.period = give_up.period;
+        // Who says how often means it from the start.
+        settings.start_limit = give_up.failures;
     }
     settings
 }
@@ -393,6 +419,9 @@ mod tests {
         assert_eq!(names(&["-b", ":1", "-b", ":2", "x"]).unwrap(), ["http", "http-2"]);
         assert_eq!(names(&["-b", ":1", "-b", "http=:2", "x"]).unwrap(), ["http-2", "http"]);
         assert!(names(&["-b", "a=:1", "-b", "a=:2", "x"]).is_err());
+        let twice = names(&["-b", ":80", "-b", "other=:80", "x"]).unwrap_err().chain();
+        assert_eq!(twice, "-b: :80 is given twice; leave one of them out");
+        assert!(names(&["-b", ":0", "-b", ":0", "x"]).is_ok());
         let options = |bind| settings(&["-b", bind, "x"], &around()).map(|settings| settings.listen);
         assert_eq!(options(":1?nodelay").unwrap(), [ListenOptions::new().nodelay(true)]);
         assert!(options(":1?nodely").unwrap_err().chain().contains("'nodely'"));

@@ -16,6 +16,8 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use everycore::SpawnError;
+
 /// A failure's exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
@@ -107,6 +109,20 @@ impl From<everycore::Error> for Failure {
             }
             E::Bind { .. } => Self::new(Code::Failed, what),
             E::Address(_) | E::Setting(_) => Self::usage(what),
+            E::Start { source } => {
+                let code = match source {
+                    SpawnError::NotFound { .. } => Code::NotFound,
+                    SpawnError::NotExecutable { .. } => Code::NotExecutable,
+                    SpawnError::Cwd { .. } => Code::Permission,
+                    SpawnError::Step { errno, .. } => {
+                        match std::io::Error::from_raw_os_error(*errno).kind() {
+                            std::io::ErrorKind::PermissionDenied => Code::Permission,
+                            _ => Code::NotExecutable,
+                        }
+                    }
+                };
+                Self::new(code, format!("no worker can be started: {what}"))
+            }
             _ => Self::because(Code::Failed, what, error),
         }
     }

@@ -2,8 +2,10 @@
 //!
 //! Unless `--kind` says otherwise, the Node family is known by its name; any other program gets both the library's
 //! channel and the inherited sockets, and what it does with them decides. `package` finds the program behind `npm start`
-//! and its like, `template` has the placeholders, `lookup` finds the file, `half` sees what of it will not run.
+//! and its like, `eval` sees code on the command line, `template` has the placeholders, `lookup` finds the file, `half` sees what of it
+//! will not run.
 
+pub(crate) mod eval;
 pub(crate) mod half;
 pub(crate) mod lookup;
 pub(crate) mod package;
@@ -17,6 +19,7 @@ use everycore::{Dialect, Policy, Readiness, Serialization};
 use crate::args::Kind;
 use crate::args::value::Ready;
 use crate::exit::Failure;
+use crate::output::spoken;
 use template::{Placeholder, Template, Values};
 
 /// Runtimes whose `cluster` module finds its primary in us. Each takes its connections in a way of its own.
@@ -139,6 +142,30 @@ impl Service {
     /// Both ways are offered: what the program does decides which is taken.
     pub(crate) fn is_open(&self) -> bool {
         self.inherit && self.policy.is_none()
+    }
+
+    /// What a worker has not done that is not ready in time.
+    pub(crate) fn awaited(&self) -> Option<String> {
+        Some(match self.readiness {
+            Readiness::Listening => "it does not listen".into(),
+            Readiness::Socket => "it uses the library and does not listen".into(),
+            Readiness::Notify => "no READY=1 on NOTIFY_SOCKET".into(),
+            Readiness::Message => "no 'ready' message".into(),
+            Readiness::Online => "it has not joined its channel".into(),
+            Readiness::StaysUp(time) => format!("it has not stayed up for {}", spoken(time)),
+            _ => return None,
+        })
+    }
+
+    /// What may be wrong when workers of a program fail that could take a socket in more than one way.
+    pub(crate) fn hint(&self, addresses: &[String]) -> Option<String> {
+        if !self.is_open() || addresses.is_empty() {
+            return None;
+        }
+        Some(format!(
+            "everycore holds {} for its workers, so a program that binds it fails: have it take the socket, by {{fd}} or LISTEN_FDS; Node behind a shell: add --kind node; a program that only binds its own port can share it by SO_REUSEPORT alone: leave -b out",
+            addresses.join(" and ")
+        ))
     }
 
     /// Only connections that are handed over are counted: who wants that means a program that can take them.

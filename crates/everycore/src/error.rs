@@ -80,8 +80,8 @@ pub enum Error {
         /// How long was waited.
         after: std::time::Duration,
     },
-    /// No worker was ever ready, and none can be: the program is not there, cannot be executed, or not as the user or in
-    /// the directory that was asked for.
+    /// No worker can be started: the program is not there, cannot be executed, or not as the user or in the directory that
+    /// was asked for.
     Start {
         /// What failed.
         source: SpawnError,

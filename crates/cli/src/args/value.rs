@@ -38,6 +38,15 @@ impl FromStr for Workers {
     }
 }
 
+/// How many connections at a time.
+pub(crate) fn connections(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("with no connection at all nobody is served; leave it out for any number".into()),
+        Ok(limit) => Ok(limit),
+        Err(_) => Err("write a number of connections, or leave it out for any number".into()),
+    }
+}
+
 /// An address to bind, perhaps with a name; what it means is seen later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bind {

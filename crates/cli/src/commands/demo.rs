@@ -5,11 +5,11 @@ pub(crate) mod worker;
 
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use everycore::{Address, Cluster, Error, Event, Policy, Primary, Readiness, Running};
+use everycore::{Address, BoundAddress, Cluster, Error, Event, Policy, Primary, Readiness, Running};
 
-use super::session::{Observer, Opening, Session, Setup, summary, url};
+use super::session::{Observer, Opening, Session, Setup, curl_option, summary, url};
 use crate::args;
 use crate::config::{DEFAULT_LISTENER, Surroundings};
 use crate::exit::{Code, Failure};
@@ -43,6 +43,8 @@ pub(crate) fn serve(demo: args::Demo, around: &Surroundings) -> Result<(), Failu
             prefixes: Prefixes::new(NAME, workers, false, style.colour),
             tails: Tails::default(),
             addresses_known: true,
+            awaited: None,
+            drain_delay: Duration::ZERO,
             requests: Requests::default(),
         };
         match start(&address, workers, policy, setup) {
@@ -141,8 +143,9 @@ fn open(session: &Session, running: &Running, found: &Found) {
     if let Some(taken) = &found.taken {
         lines.push(format!("{taken} is taken, so this is the next free port"));
     }
-    lines.push(format!("serving {url} with {}", summary(found.workers, &[], Some(found.policy))));
-    lines.push(format!("try: curl {url}/   also {}", worker::PATHS.join(" ")));
+    let at = if let BoundAddress::Unix(_) = address { address.to_string() } else { url.clone() };
+    lines.push(format!("serving {at} with {}", summary(found.workers, &[], Some(found.policy))));
+    lines.push(format!("try: curl {}{url}/   also {}", curl_option(address), worker::PATHS.join(" ")));
     lines.push(format!(
         "Ctrl-C stops, kill -HUP {} reloads, kill -9 of a worker is survived",
         std::process::id()
@@ -153,6 +156,7 @@ fn open(session: &Session, running: &Running, found: &Found) {
         policy: found.policy,
         lines,
         notes: Vec::new(),
+        hint: None,
     });
 }
 

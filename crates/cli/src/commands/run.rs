@@ -17,11 +17,12 @@ use crate::output::capture::{Capture, Tails};
 use crate::output::prefix::Prefixes;
 use crate::output::progress::{Doing, Progress};
 use crate::output::requests::{Rate, Requests};
-use crate::program::template::Values;
+use crate::program::template::{Placeholder, Values};
 use crate::program::{Family, default_name, half, lookup, package};
 
 /// Runs until told to stop, or until no slot can be kept filled.
 pub(crate) fn supervise(mut run: args::Run, around: &Surroundings) -> Result<(), Failure> {
+    see_through_env(&mut run);
     let mut notes = put_program(&mut run)?;
     let command = run.command.clone();
     let family = command.first().and_then(|program| script_of(program, run.cwd.as_deref(), around));
@@ -34,6 +35,12 @@ pub(crate) fn supervise(mut run: args::Run, around: &Surroundings) -> Result<(),
             "{script} has a half for cluster's primary, which does not run: everycore is the primary, and keeps the workers"
         ));
     }
+    if settings.hung_timeout.is_some() && settings.service.is_open() {
+        notes.push(
+            "--timeout sees workers that use the library; one that takes an inherited socket accepts for itself, and nobody sees whether it is silent"
+                .into(),
+        );
+    }
     let style = settings.style;
     let columns = style.prefix_stdout || style.prefix_stderr;
     let setup = Setup {
@@ -43,6 +50,8 @@ pub(crate) fn supervise(mut run: args::Run, around: &Surroundings) -> Result<(),
         tails: Tails::default(),
         addresses_known: !settings.binds.is_empty(),
         requests: Requests::default(),
+        awaited: settings.service.awaited(),
+        drain_delay: settings.drain_delay.unwrap_or_default(),
     };
     // Before any thread starts: inherited sockets can only be taken then.
     let cluster = cluster(&settings)?;
@@ -66,6 +75,24 @@ pub(crate) fn supervise(mut run: args::Run, around: &Surroundings) -> Result<(),
         .start()?;
     open(&session, &running, &settings, notes);
     session.wait(running)
+}
+
+/// `env NAME=VALUE node server.js` is Node with a variable: its name says how it is served.
+fn see_through_env(run: &mut args::Run) {
+    let Some((first, rest)) = run.command.split_first() else { return };
+    if Path::new(first).file_name() != Some(OsStr::new("env")) {
+        return;
+    }
+    let set: Vec<Variable> = rest
+        .iter()
+        .map_while(|word| word.to_str().filter(|word| !word.starts_with('-'))?.parse().ok())
+        .collect();
+    let program = &rest[set.len()..];
+    if program.first().is_some_and(|program| Family::of(program).is_some()) {
+        run.command = program.to_vec();
+        // Said last, as it would be if the other program were started.
+        run.env.extend(set);
+    }
 }
 
 /// Puts the program itself in the place of a package manager that would start it; what people should know of that.
@@ -177,6 +204,8 @@ impl Launcher {
         };
         let (program, args) = self.settings.program.fill(&values);
         let mut command = WorkerCommand::new(program, args);
+        // Told by both, some take the sockets twice and close them once.
+        command.listen_fds = !self.settings.program.uses(Placeholder::Fd);
         if let Some(port) = port {
             command.env.push(("PORT".into(), port.to_string().into()));
         }
@@ -215,5 +244,6 @@ fn open(session: &Session, running: &Running, settings: &RunSettings, notes: Vec
     // Where both ways are open, the program decides whether connections are handed to it at all.
     let told = (!settings.service.is_open()).then_some(policy);
     let lines = vec![format!("running {} with {}", settings.name, summary(workers, &addresses, told))];
-    session.open(Opening { addresses: &addresses, workers, policy, lines, notes });
+    let hint = settings.service.hint(&addresses);
+    session.open(Opening { addresses: &addresses, workers, policy, lines, notes, hint });
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use everycore::{BoundAddress, Event, Message, Outcome, Primary, Running};
 
+use super::start::quoted;
 use crate::config::Style;
 use crate::exit::{Code, Failure};
 use crate::output::capture::Tails;
@@ -27,6 +28,9 @@ pub(crate) struct Setup {
     pub(crate) tails: Tails,
     /// The opening names all addresses there can be.
     pub(crate) addresses_known: bool,
+    /// What a worker has not done that is not ready in time.
+    pub(crate) awaited: Option<String>,
+    pub(crate) drain_delay: Duration,
     /// Requests that workers report.
     pub(crate) requests: Requests,
 }
@@ -48,6 +52,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) lines: Vec<String>,
     /// For people and programs: what is not as it may seem.
     pub(crate) notes: Vec<String>,
+    /// What to think of when workers fail before they are ready.
+    pub(crate) hint: Option<String>,
 }
 
 impl Session {
@@ -61,7 +67,8 @@ impl Session {
         let bottom = Box::new(move || known.get().and_then(&mut status));
         let screen =
             Screen::start(setup.style, &setup.name, setup.prefixes.clone(), setup.tails.clone(), bottom)?;
-        let narrator = Arc::new(Mutex::new(Narrator::new(setup.addresses_known)));
+        let narrator = Narrator::new(setup.addresses_known).of(setup.awaited.clone(), setup.drain_delay);
+        let narrator = Arc::new(Mutex::new(narrator));
         let observer = Observer {
             primary,
             narrator: Arc::clone(&narrator),
@@ -79,6 +86,7 @@ impl Session {
 
     /// Says what was bound, then all that has happened since.
     pub(crate) fn open(&self, opening: Opening<'_>) {
+        lock(&self.narrator).advise(opening.hint);
         let text = match self.setup.style.json {
             true => {
                 let policy = opening.policy.to_string();
@@ -153,17 +161,18 @@ impl Observer {
             // Nobody here has an answer. Fails only when the primary has ended, and then nobody waits.
             let _ = primary.decline(worker.id, *id);
         }
-        let line = lock(&self.narrator).tell(event);
+        let (line, hint) = {
+            let mut narrator = lock(&self.narrator);
+            (narrator.tell(event), narrator.hint())
+        };
         match &self.json {
             Some(app) => {
-                if let Some(line) = json::line(app, event, SystemTime::now()) {
-                    self.voice.say_raw(line);
-                }
+                let hint = hint.map(|hint| json::note(app, &hint, SystemTime::now()));
+                let lines = json::line(app, event, SystemTime::now()).into_iter().chain(hint);
+                lines.for_each(|line| self.voice.say_raw(line));
             }
             None => {
-                if let Some(line) = line {
-                    self.voice.say(&line);
-                }
+                line.into_iter().chain(hint.map(Line::hint)).for_each(|line| self.voice.say(&line));
             }
         }
     }
@@ -196,8 +205,19 @@ pub(crate) fn summary(workers: usize, addresses: &[String], policy: Option<every
 /// An address as clients type it: `http://127.0.0.1:8000`, the wildcards as this machine.
 pub(crate) fn url(address: &BoundAddress) -> String {
     match address {
+        BoundAddress::Unix(_) => "http://localhost".into(),
         BoundAddress::Tcp(at) if at.ip().is_unspecified() => format!("http://localhost:{}", at.port()),
         other => format!("http://{other}"),
+    }
+}
+
+/// What makes curl reach an address: for a Unix socket an option, with a space behind it.
+pub(crate) fn curl_option(address: &BoundAddress) -> String {
+    let BoundAddress::Unix(path) = address else { return String::new() };
+    let path = path.to_string_lossy();
+    match path.strip_prefix('\0') {
+        Some(name) => format!("--abstract-unix-socket {} ", quoted(name)),
+        None => format!("--unix-socket {} ", quoted(&path)),
     }
 }
 

@@ -28,6 +28,13 @@ pub(crate) fn line(app: &str, event: &Event, now: SystemTime) -> Option<String> 
         Event::Error { reason, .. } => ("worker_error", json!({"reason": reason})),
         Event::Hung { .. } => ("worker_hung", json!({})),
         Event::Blocked { duration, .. } => ("worker_blocked", json!({"duration_ms": millis(*duration)})),
+        Event::Late { within, .. } => ("worker_late", json!({"within_ms": millis(*within)})),
+        Event::TooLarge { resident, limit, postponed, .. } => {
+            let details = json!({
+                "resident": resident, "limit": limit, "postponed_ms": postponed.map(millis),
+            });
+            ("worker_too_large", details)
+        }
         Event::TimedOut { after, doing, .. } => {
             ("worker_timed_out", json!({"after_ms": millis(*after), "threads": doing}))
         }

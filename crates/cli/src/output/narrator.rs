@@ -1,6 +1,7 @@
 //! Puts events into words, one line each. Pure; remembers only what later lines refer back to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use everycore::{Event, ExitReason, ExitStatus, WorkerInfo};
 
@@ -21,6 +22,11 @@ impl Line {
         Self { tone: Tone::Plain, text: text.into(), evidence: None }
     }
 
+    /// Advice, in the tone of what it is about.
+    pub(crate) fn hint(text: String) -> Self {
+        Self::bad(text)
+    }
+
     fn bad(text: impl Into<String>) -> Self {
         Self { tone: Tone::Bad, text: text.into(), evidence: None }
     }
@@ -29,6 +35,12 @@ impl Line {
         Self { evidence: worker, ..self }
     }
 }
+
+/// So many workers that ended before they were ready are no accident.
+const HINT_AFTER: u32 = 2;
+
+/// Threads of a silent worker that are told; `--json` has all, with their stacks.
+const THREADS: usize = 3;
 
 /// Tells a cluster's story.
 #[derive(Debug, Default)]
@@ -41,6 +53,18 @@ pub(crate) struct Narrator {
     predecessors: BTreeMap<u32, u32>,
     /// The worker that failed last in each slot, and how.
     failures: BTreeMap<u32, Failed>,
+    /// Workers that were ready.
+    ready: BTreeSet<u32>,
+    /// What could not be started, and why, as told last: each slot meets the same.
+    unstartable: Option<String>,
+    /// What a worker that is not ready in time has not done.
+    awaited: Option<String>,
+    /// How long a stop serves on before workers drain.
+    drain_delay: Duration,
+    /// What to think of when workers fail before they were ready, until it is told.
+    hint: Option<String>,
+    /// Workers that did.
+    never_ready: u32,
     /// The newest worker of all.
     newest: Option<WorkerInfo>,
     stopping: bool,
@@ -58,6 +82,21 @@ impl Narrator {
     /// A narrator that tells where workers listen, unless that `is_known` from the start.
     pub(crate) fn new(is_known: bool) -> Self {
         Self { all_known: is_known, ..Self::default() }
+    }
+
+    /// With what was asked of workers and of a stop.
+    pub(crate) fn of(self, awaited: Option<String>, drain_delay: Duration) -> Self {
+        Self { awaited, drain_delay, ..self }
+    }
+
+    /// Has something to think of when workers fail before they are ready.
+    pub(crate) fn advise(&mut self, hint: Option<String>) {
+        self.hint = hint;
+    }
+
+    /// What people should think of by now; once.
+    pub(crate) fn hint(&mut self) -> Option<String> {
+        if self.never_ready < HINT_AFTER { None } else { self.hint.take() }
     }
 
     /// The failure that is latest, for the last word when everything has failed.
@@ -85,7 +124,27 @@ impl Narrator {
             Event::Error { worker, reason } => {
                 let how = format!("{worker}: {reason}");
                 self.failures.insert(worker.slot, Failed { worker: worker.id, how: how.clone() });
+                // One without a process could not be started, nor will those of the other slots.
+                if worker.pid.is_none() && self.unstartable.replace(reason.clone()).as_ref() == Some(reason) {
+                    return None;
+                }
                 Some(Line::bad(how))
+            }
+            Event::Late { worker, within } => {
+                let awaited = self.awaited.as_ref().map_or_else(String::new, |what| format!(": {what}"));
+                let how = format!("{worker} was not ready within {}{awaited}", spoken(*within));
+                self.failures.insert(worker.slot, Failed { worker: worker.id, how: how.clone() });
+                Some(Line::bad(how))
+            }
+            Event::TooLarge { worker, resident, limit, postponed } => {
+                let sizes = format!("{worker} uses {}, limit {}", size(*resident), size(*limit));
+                Some(match postponed {
+                    None => Line::plain(format!("{sizes}: it is replaced")),
+                    Some(pause) => Line::bad(format!(
+                        "warning: {sizes}, since it was ready: replacing it will hardly help, and is done after {} only; raise --max-rss",
+                        spoken(*pause)
+                    )),
+                })
             }
             Event::Hung { worker } => Some(Line::bad(format!(
                 "{worker} does not take its connections and gets no more until it does"
@@ -95,12 +154,10 @@ impl Narrator {
                 spoken(*duration)
             ))),
             Event::TimedOut { worker, after, doing } => {
-                let doing = if doing.is_empty() {
-                    String::new()
-                } else {
-                    format!("; its threads: {}", doing.join("; "))
-                };
-                let line = format!("{worker} was silent for {} and is killed{doing}", spoken(*after));
+                let doing = threads(doing);
+                let how = format!("{worker} was silent for {}", spoken(*after));
+                let line = format!("{how} and is killed{doing}");
+                self.failures.insert(worker.slot, Failed { worker: worker.id, how });
                 Some(Line::bad(line).explained_by(Some(worker.id)))
             }
             Event::Recovered { worker } => Some(Line::plain(format!("{worker} takes connections again"))),
@@ -110,6 +167,8 @@ impl Narrator {
                 times(*failures),
                 spoken(*delay)
             ))),
+            // What could not be started even once is the last word of all.
+            Event::SlotErrored { failures: 1, .. } if self.unstartable.is_some() => None,
             Event::SlotErrored { slot, failures } => {
                 let failed = self.failures.get(slot);
                 let how = failed.map_or_else(String::new, |failed| format!("; the last one: {}", failed.how));
@@ -140,7 +199,13 @@ impl Narrator {
             ))),
             Event::Stopping => {
                 self.stopping = true;
-                Some(Line::plain("stopping: workers finish what they serve; a second signal stops at once"))
+                let first = match self.drain_delay {
+                    Duration::ZERO => String::new(),
+                    delay => format!("serving on for {} (--drain-delay), then ", spoken(delay)),
+                };
+                Some(Line::plain(format!(
+                    "stopping: {first}workers finish what they serve; a second signal stops at once"
+                )))
             }
             Event::Warning { text } => Some(Line::bad(format!("warning: {text}"))),
             Event::Online { .. }
@@ -153,6 +218,7 @@ impl Narrator {
     }
 
     fn ready(&mut self, worker: WorkerInfo) -> Line {
+        self.ready.insert(worker.id);
         match self.predecessors.remove(&worker.slot) {
             Some(old) => Line::plain(format!("{worker} is ready in place of worker {old}")),
             None => Line::plain(format!("{worker} is ready")),
@@ -160,25 +226,60 @@ impl Narrator {
     }
 
     fn exit(&mut self, worker: WorkerInfo, status: ExitStatus, reason: ExitReason, asked: bool) -> Line {
+        let was_ready = self.ready.remove(&worker.id);
         let ordered =
             self.stopping || matches!(reason, ExitReason::Reload | ExitReason::Scale | ExitReason::Stop);
-        if ordered || asked && status.is_success() {
-            let text = match status.is_success() {
-                true => format!("{worker} has left"),
-                false => format!("{worker} {status}"),
-            };
-            return Line::plain(format!("{text} ({})", reason_in_words(reason)));
+        let is_orderly = status.is_success() || status == ExitStatus::Signal(15);
+        if ordered || asked && is_orderly {
+            let reason = reason_in_words(reason);
+            return Line::plain(match status {
+                ExitStatus::Code(0) => format!("{worker} has left ({reason})"),
+                // The signal that asks it to: it did not take it, or ends by it once it has finished.
+                ExitStatus::Signal(15) => format!("{worker} has left ({reason}, by SIGTERM)"),
+                _ => format!("{worker} {status} ({reason})"),
+            });
         }
         self.predecessors.insert(worker.slot, worker.id);
-        if status.is_success() && reason == ExitReason::Code {
-            return Line::plain(format!("{worker} {status}"));
-        }
+        self.never_ready += u32::from(!was_ready && !status.is_success());
         let how = match reason {
+            ExitReason::Code if status.is_success() && !was_ready => {
+                format!("{worker} {status} before it was ready")
+            }
             ExitReason::Code | ExitReason::Signal => format!("{worker} {status}"),
             reason => format!("{worker} {status} ({})", reason_in_words(reason)),
         };
-        self.failures.insert(worker.slot, Failed { worker: worker.id, how: how.clone() });
-        Line::bad(how)
+        // What was wrong with it was told when it was told to end, and says more than how it did.
+        let is_told = matches!(reason, ExitReason::NotReady | ExitReason::Hung)
+            && self.failures.get(&worker.slot).is_some_and(|failed| failed.worker == worker.id);
+        if !is_told {
+            self.failures.insert(worker.slot, Failed { worker: worker.id, how: how.clone() });
+        }
+        match status.is_success() && reason == ExitReason::Code {
+            true => Line::plain(how),
+            false => Line::bad(how),
+        }
+    }
+}
+
+/// What the first threads were doing, without their stacks.
+fn threads(doing: &[String]) -> String {
+    if doing.is_empty() {
+        return String::new();
+    }
+    let short = |line: &String| line.split_once(" (").map_or(line.as_str(), |(short, _)| short).to_owned();
+    let told: Vec<String> = doing.iter().take(THREADS).map(short).collect();
+    let more = match doing.len().saturating_sub(THREADS) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    format!("; its threads: {}{more}", told.join("; "))
+}
+
+/// `45 MiB`; less than one as `500 KiB`.
+fn size(bytes: u64) -> String {
+    match bytes >> 20 {
+        0 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", super::grouped(bytes >> 20)),
     }
 }
 
@@ -203,8 +304,6 @@ fn failures_of(failures: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use everycore::BoundAddress;
 
     use super::*;
@@ -240,8 +339,56 @@ mod tests {
         let line = narrator.tell(&exit(worker(1, 0), ExitStatus::Code(0), ExitReason::Reload)).unwrap();
         assert_eq!(line, Line::plain("worker 1 (pid 101) has left (reload)"));
         let line = narrator.tell(&exit(worker(1, 0), ExitStatus::Signal(15), ExitReason::Stop)).unwrap();
-        assert_eq!(line, Line::plain("worker 1 (pid 101) killed by SIGTERM (stop)"));
+        assert_eq!(line, Line::plain("worker 1 (pid 101) has left (stop, by SIGTERM)"));
         assert!(narrator.last_failure().is_none());
+    }
+
+    #[test]
+    fn a_silent_workers_threads_are_told_in_short() {
+        let doing = ["a: sleeping in do_epoll_wait (do_epoll_wait < x)", "b: running", "c: running", "d: x"];
+        let doing = doing.map(str::to_owned).to_vec();
+        let event = Event::TimedOut { worker: worker(1, 0), after: Duration::from_secs(1), doing };
+        assert_eq!(
+            said(&mut Narrator::default(), &event),
+            "worker 1 (pid 101) was silent for 1 s and is killed; its threads: a: sleeping in do_epoll_wait; b: running; c: running; and 1 more"
+        );
+    }
+
+    #[test]
+    fn a_size_is_told_with_its_limit() {
+        let large = |postponed| Event::TooLarge {
+            worker: worker(1, 0),
+            resident: 45 << 20,
+            limit: 500 << 10,
+            postponed,
+        };
+        let mut narrator = Narrator::default();
+        assert_eq!(
+            said(&mut narrator, &large(None)),
+            "worker 1 (pid 101) uses 45 MiB, limit 500 KiB: it is replaced"
+        );
+        let line = said(&mut narrator, &large(Some(Duration::from_secs(60))));
+        assert!(line.starts_with("warning: ") && line.contains("after 1 min only"), "{line}");
+    }
+
+    #[test]
+    fn a_stop_that_serves_on_says_for_how_long() {
+        let mut narrator = Narrator::default().of(None, Duration::from_secs(5));
+        assert_eq!(
+            said(&mut narrator, &Event::Stopping),
+            "stopping: serving on for 5 s (--drain-delay), then workers finish what they serve; a second signal stops at once"
+        );
+    }
+
+    #[test]
+    fn what_to_think_of_is_told_once_after_two_failures_before_anybody_was_ready() {
+        let mut narrator = Narrator::default();
+        narrator.advise(Some("take {fd}".into()));
+        said(&mut narrator, &Event::Ready { worker: worker(1, 0) });
+        for (id, hint) in [(1, None), (2, None), (3, Some("take {fd}".to_owned())), (4, None)] {
+            said(&mut narrator, &exit(worker(id, 0), ExitStatus::Code(1), ExitReason::Code));
+            assert_eq!(narrator.hint(), hint, "{id}");
+        }
     }
 
     #[test]

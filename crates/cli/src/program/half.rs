@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LOOK: u64 = 1 << 20;
 
 /// Options of the Node family that take the next word, of those that stand before a script.
-const WITH_VALUE: [&str; 12] = [
+pub(super) const WITH_VALUE: [&str; 12] = [
     "-r",
     "--require",
     "--import",

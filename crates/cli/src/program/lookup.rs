@@ -39,12 +39,26 @@ pub(crate) fn check(program: &OsStr, path: Option<&OsStr>, cwd: Option<&Path>) -
         }
     }
     Err(match worst {
-        Problem::Missing => Failure::new(
-            Code::NotFound,
-            format!("cannot run '{name}': it is not found in any directory of PATH"),
-        ),
+        Problem::Missing => {
+            let here = from_cwd(Path::new(program)).is_file();
+            let instead =
+                if here { format!("; the file here is run by: {}", by_path(&name)) } else { String::new() };
+            Failure::new(
+                Code::NotFound,
+                format!("cannot run '{name}': it is not found in any directory of PATH{instead}"),
+            )
+        }
         problem => problem.failure(&name),
     })
+}
+
+/// How a file is run that is not in `PATH`.
+fn by_path(name: &str) -> String {
+    match name.rsplit_once('.') {
+        Some((_, "js" | "mjs" | "cjs")) => format!("node {name}"),
+        Some((_, "py")) => format!("python3 {name}"),
+        _ => format!("./{name}"),
+    }
 }
 
 /// The program that a script's first line names; of a package manager's shell script, the one it hands over to.
@@ -72,6 +86,8 @@ enum Problem {
     Missing,
     Directory,
     Forbidden,
+    /// It cannot even be looked at.
+    Hidden,
 }
 
 impl Problem {
@@ -83,6 +99,10 @@ impl Problem {
             Self::Directory => {
                 Failure::new(Code::NotExecutable, format!("cannot run '{name}': it is a directory"))
             }
+            Self::Hidden => Failure::new(
+                Code::NotExecutable,
+                format!("cannot run '{name}': a directory above it may not be entered by this user"),
+            ),
             Self::Forbidden => Failure::new(
                 Code::NotExecutable,
                 format!(
@@ -98,6 +118,7 @@ fn executable(file: &Path) -> Result<(), Problem> {
         Ok(()) if file.is_dir() => Err(Problem::Directory),
         Ok(()) => Ok(()),
         Err(Errno::NOENT | Errno::NOTDIR) => Err(Problem::Missing),
+        Err(_) if file.metadata().is_err() => Err(Problem::Hidden),
         Err(_) => Err(Problem::Forbidden),
     }
 }

@@ -131,3 +131,14 @@ fn a_reload_under_load_loses_nothing() {
     assert!(!old.contains(&pid));
     demo.stop();
 }
+
+#[test]
+fn on_a_unix_socket_it_says_how_curl_gets_there() {
+    let directory = crate::harness::Directory::new("demo-unix");
+    let path = directory.path("demo.sock");
+    let mut demo = Running::start(&["demo", "-w", "1", "-b", &format!("unix:{path}")]);
+    let line = demo.line("try: curl ");
+    assert!(line.contains(&format!("try: curl --unix-socket {path} http://localhost/ ")), "{line}");
+    demo.ready(1);
+    demo.stop();
+}

@@ -39,17 +39,44 @@ fn a_worker_is_replaced_after_so_many_connections() {
 }
 
 #[test]
-fn a_worker_is_replaced_when_it_is_too_old_or_too_large() {
-    for (option, value, why) in
-        [("--max-lifetime", "1s", "it had lived its time"), ("--max-rss", "1M", "it used too much memory")]
-    {
-        let mut run = library(&["-w", "1", option, value]);
-        let address = run.address();
-        let first = run.ready(1)[0];
-        run.line(&format!("(pid {first}) has left ({why})"));
-        assert_eq!(get(address, "/").unwrap().status, 200);
-        run.stop();
+fn a_worker_is_replaced_when_it_is_too_old() {
+    let mut run = library(&["-w", "1", "--max-lifetime", "1s"]);
+    let address = run.address();
+    let first = run.ready(1)[0];
+    run.line(&format!("(pid {first}) has left (it had lived its time)"));
+    assert_eq!(get(address, "/").unwrap().status, 200);
+    run.stop();
+}
+
+#[test]
+fn a_worker_is_replaced_when_it_has_grown_too_large() {
+    // Each request has it keep a hundred megabytes.
+    let grows = PROGRAM.replace("    body =", "    kept = bytearray(b'x' * (100 << 20))\n    body =");
+    let options = ["run", "-w", "1", "-b", "127.0.0.1:0", "--max-rss", "80M", "--"];
+    let mut run = Running::start(&[&options[..], &["python3", "-c", &grows, "{fd}"]].concat());
+    let address = run.address();
+    let first = run.ready(1)[0];
+    // It has been weighed when it was small.
+    let since = std::time::Instant::now();
+    while since.elapsed() < std::time::Duration::from_millis(2_500) {
+        std::thread::yield_now();
     }
+    assert_eq!(get(address, "/").unwrap().status, 200);
+    let line = run.line(", limit 80 MiB: it is replaced");
+    assert!(line.contains(&format!("(pid {first}) uses 1")), "{line}");
+    run.line(&format!("(pid {first}) has left (it used too much memory)"));
+    assert_eq!(get(address, "/").unwrap().status, 200);
+    run.stop();
+}
+
+#[test]
+fn a_limit_that_no_worker_can_keep_is_told_and_replaces_nobody_at_once() {
+    let mut run = library(&["-w", "1", "--max-rss", "1M"]);
+    let first = run.ready(1)[0];
+    let line = run.line("warning: ");
+    let told = format!("(pid {first}) uses ");
+    assert!(line.contains(&told) && line.contains(" MiB, limit 1 MiB, since it was ready"), "{line}");
+    assert!(!run.stop().contains("it used too much memory"));
 }
 
 #[test]
@@ -62,6 +89,7 @@ fn a_worker_that_is_killed_for_its_silence_is_looked_at_first() {
         let blocked = std::thread::spawn(move || get(address, "/block?ms=30000"));
         let line = run.line("was silent for 1 s and is killed; its threads: ");
         assert!(line.contains(&format!("(pid {first})")) && line.contains("everycore: sleeping"), "{line}");
+        assert!(line.len() < 250, "{line}");
         run.line("(it was silent for too long)");
         assert!(blocked.join().unwrap().is_err());
         assert_eq!(get(address, "/").unwrap().status, 200);
@@ -89,7 +117,7 @@ fn a_stop_serves_on_for_the_drain_delay() {
     let address = run.address();
     run.ready(1);
     run.signal(Signal::TERM);
-    run.line("stopping: ");
+    run.line("stopping: serving on for 60 min (--drain-delay), then workers finish");
     assert_eq!(get(address, "/").unwrap().status, 200);
     run.signal(Signal::INT);
     assert_eq!(run.end().0, Some(0));
@@ -147,7 +175,7 @@ fn workers_may_run_as_somebody_else() {
 
     // What they could not bind, the primary does not bind for them.
     let mut refused = Running::start(&[&options[..], &["--", &copy, "demo"]].concat());
-    refused.line("workers run as another user than the primary; bind the address in the primary");
+    refused.line("workers run as another user than the primary, which binds for them only what it was told to; add -b ");
     assert_eq!(refused.end().0, Some(1));
 }
 

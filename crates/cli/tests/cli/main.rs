@@ -13,5 +13,6 @@ mod reload;
 mod run;
 mod runtimes;
 mod sockets;
+mod starts;
 mod terminal;
 mod transcripts;

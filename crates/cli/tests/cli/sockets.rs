@@ -48,6 +48,13 @@ fn a_socket_arrives_as_from_systemd() {
 }
 
 #[test]
+fn who_is_told_the_number_is_not_told_by_variables_too() {
+    let script = "echo told {fd} ${LISTEN_FDS-no} ${LISTEN_PID-no} ${LISTEN_FDNAMES-no}";
+    let args = ["run", "-w", "1", "--restart", "never", "-b", "127.0.0.1:0", "--", "sh", "-c", script];
+    Running::start(&args).line("told 3 no no no");
+}
+
+#[test]
 fn a_killed_worker_is_replaced_and_the_others_serve_on() {
     let mut run = Running::start(&["run", "-w", "2", "-b", "127.0.0.1:0", "--", "python3", "-c", PROGRAM]);
     let address = run.address();

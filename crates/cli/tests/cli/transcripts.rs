@@ -78,6 +78,7 @@ fn worker_counts_that_cannot_be() {
     refused("0", "at least one worker is needed; 'auto' starts one per CPU");
     refused("5000", "each worker is a process, and more than 1024 are refused; 'auto' starts one per CPU");
     refused("many", "write a number of workers, or 'auto' for one per CPU");
+    refused("-1", "write a number of workers, or 'auto' for one per CPU");
 }
 
 #[test]
@@ -98,10 +99,45 @@ fn addresses_that_are_none() {
         "error: -b: two addresses are named 'a'; give each its own name\n",
     );
     refuses(
+        &["run", "-b", ":80", "-b", ":80", "--", "true"],
+        2,
+        "error: -b: :80 is given twice; leave one of them out\n",
+    );
+    for (address, why) in [
+        ("http://localhost:80", "it is a URL; leave the scheme and the path out"),
+        (":8000:99", "it has two ports"),
+    ] {
+        let error = format!(
+            "error: -b: '{address}' is no address to listen on: {why}; write IP:PORT, :PORT, [IPV6]:PORT, unix:PATH, udp://IP:PORT or fd://N\n"
+        );
+        refuses(&["run", "-b", address, "--", "true"], 2, &error);
+    }
+    refuses(
+        &["run", "-b", ":0?backlog=x", "--", "true"],
+        2,
+        "error: -b: socket option 'backlog=x' is not understood; write backlog=N, a number of connections\n",
+    );
+    refuses(
         &["run", "-b", "192.0.2.1:8000", "--", "true"],
         1,
         "error: bind 192.0.2.1:8000: this machine has no such address\n",
     );
+}
+
+#[test]
+fn values_that_look_like_flags_or_are_none() {
+    let refused = |flag: &str, value: &str, shown: &str, why: &str| {
+        let error = format!(
+            "error: invalid value '{value}' for '{shown}': {why}\n\nFor more information, try '--help'.\n"
+        );
+        refuses(&["run", flag, value, "--", "true"], 2, &error);
+    };
+    let duration = "write a duration such as 500ms, 8s, 2m or 1h";
+    refused("--start-timeout", "-5s", "--start-timeout <DURATION>", duration);
+    let limit = "--max-connections <N>";
+    let none = "with no connection at all nobody is served; leave it out for any number";
+    refused("--max-connections", "0", limit, none);
+    refused("--max-connections", "x", limit, "write a number of connections, or leave it out for any number");
 }
 
 #[test]
@@ -116,6 +152,16 @@ fn a_taken_port_names_its_owner() {
     );
     refuses(&["run", "-b", &address, "--", "true"], 1, &error);
     refuses(&["demo", "-b", &address], 1, &error);
+
+    let directory = crate::harness::Directory::new("taken");
+    let path = directory.path("app.sock");
+    let _owner = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let error = format!(
+        "error: bind unix:{path}: address already in use (by {}, pid {}); choose another or stop its owner\n",
+        comm.trim_end(),
+        std::process::id()
+    );
+    refuses(&["run", "-b", &format!("unix:{path}"), "--", "true"], 1, &error);
 }
 
 #[test]

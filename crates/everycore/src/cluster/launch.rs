@@ -57,7 +57,10 @@ impl Driver {
     pub(super) fn spawn(&mut self, worker: WorkerId, slot: Slot, generation: Generation) {
         let info = WorkerInfo { id: worker.get(), slot: slot.get(), generation: generation.get(), pid: None };
         let event = match self.try_spawn(worker, info) {
-            Ok(pid) => CoreEvent::Spawned { worker, pid },
+            Ok(pid) => {
+                self.unstartable = None;
+                CoreEvent::Spawned { worker, pid }
+            }
             Err(Failed { reason, lasting }) => {
                 let is_lasting = lasting.is_some();
                 self.unstartable = lasting.or(self.unstartable.take());
