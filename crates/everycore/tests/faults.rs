@@ -279,7 +279,6 @@ fn a_taken_port_comes_back_to_the_worker_with_its_owner() {
     BufReader::new(server.stderr.take().unwrap()).read_line(&mut line).unwrap();
     server.kill().unwrap();
     server.wait().unwrap();
-    assert!(line.contains("AddrInUse"), "{line}");
     assert!(line.contains(&format!("bind {address}: address already in use (by ")), "{line}");
     assert!(line.contains(&format!("pid {}", std::process::id())), "{line}");
 }
