@@ -214,11 +214,11 @@ pub(crate) struct Demo {
     #[arg(short, long, value_name = "ADDR")]
     pub(crate) bind: Option<String>,
 
-    /// How many workers, or 'auto': one per CPU
+    /// How many workers, or 'auto': one per CPU [default: WEB_CONCURRENCY, or auto]
     #[arg(short, long, short_alias = 'i', value_name = "N|auto", allow_hyphen_values = true)]
     pub(crate) workers: Option<Workers>,
 
-    /// Who gets a connection: rr, least, sticky, shared or reuseport
+    /// Who gets a connection: rr, least, sticky, shared or reuseport [default: least]
     #[arg(long)]
     pub(crate) policy: Option<Policy>,
 
