@@ -227,9 +227,7 @@ impl Cluster {
     fn connection(&mut self) -> io::Result<()> {
         self.now = self.now + Duration::from_micros(33);
         self.clients = self.clients.wrapping_add(1);
-        for (worker, counters) in &self.workers {
-            self.primary.observe(*worker, *counters, self.now);
-        }
+        self.primary.observe_all(self.workers.iter().copied(), self.now);
         let from = SocketAddr::from(([127, 0, self.clients.to_be_bytes()[0], 1], self.clients));
         match self.primary.assign(LISTENER, Some(from), self.now) {
             Assignment::To(chosen) => {

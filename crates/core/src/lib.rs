@@ -44,6 +44,7 @@ mod listener;
 mod notice;
 mod primary;
 mod random;
+mod recency;
 mod recycle;
 mod reload;
 mod restart;

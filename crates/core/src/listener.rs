@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::id::ListenerKey;
+use crate::recency::Recency;
 use crate::settings::CreditSettings;
 use crate::time::Time;
 
@@ -51,7 +52,7 @@ pub(crate) struct HandOffs {
     /// It gave connections back and gets none before then.
     paused_until: Option<Time>,
     hung: Option<Hung>,
-    /// Fading count of the latest hand-offs.
+    /// Weighted count of the latest hand-offs: see [`Recency`].
     pub(crate) recent: u32,
 }
 
@@ -84,16 +85,13 @@ enum Trial {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Observed {
     Nothing,
+    /// What was known of it has changed.
+    Something,
     Recovered,
 }
 
 /// Listeners a worker is known to have served before. More than a worker has at once.
 const FORMER: usize = 1024;
-
-/// One hand-off's weight in the fading count.
-const RECENT_ONE: u32 = 1 << 16;
-/// The fading count remembers about this many hand-offs.
-const RECENT_MEMORY: u32 = 16;
 
 impl HandOffs {
     pub(crate) fn new(now: Time) -> Self {
@@ -202,7 +200,8 @@ impl HandOffs {
         self.seen.closed
     }
 
-    pub(crate) fn handed(&mut self, now: Time, retry: Duration) {
+    /// One more was handed to it; it weighs so much in the count of the latest.
+    pub(crate) fn handed(&mut self, weight: u32, now: Time, retry: Duration) {
         if self.load() == 0 {
             self.progress_at = now;
         }
@@ -212,11 +211,11 @@ impl HandOffs {
             hung.trial = Trial::NotBefore(now + retry);
         }
         self.sent += 1;
-        self.recent = self.recent.saturating_add(RECENT_ONE);
+        self.recent = self.recent.saturating_add(weight);
     }
 
-    pub(crate) fn fade(&mut self) {
-        self.recent -= self.recent / RECENT_MEMORY;
+    pub(crate) fn scale_recent(&mut self) {
+        self.recent = Recency::scaled(self.recent);
     }
 
     /// Takes back what it could not be sent, had not taken, or declined. It gets a pause, longer each time until it
@@ -246,9 +245,13 @@ impl HandOffs {
     }
 
     pub(crate) fn observe(&mut self, counters: Counters, now: Time) -> Observed {
+        self.observed_at = now;
+        // Nothing new is what most looks find: of what follows only the time would change.
+        if counters == self.seen && self.awake_since.is_some() == counters.awake {
+            return Observed::Nothing;
+        }
         let before = self.seen;
         let kept = self.kept();
-        self.observed_at = now;
         self.seen = Counters {
             taken: counters.taken.min(kept).max(before.taken),
             ready: counters.ready.min(kept).max(before.ready),
@@ -285,7 +288,7 @@ impl HandOffs {
         match self.hung {
             Some(Hung { manner: Manner::Blocked, .. }) if took || stepped => {}
             Some(Hung { manner: Manner::Refusing, .. }) if took => {}
-            Some(_) | None => return Observed::Nothing,
+            Some(_) | None => return Observed::Something,
         }
         self.hung = None;
         self.strikes = 0;

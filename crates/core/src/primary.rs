@@ -2,8 +2,8 @@
 //!
 //! This file has the surface the shell uses and the fan-out of events. `primary/orders.rs` has what somebody asked
 //! for, `primary/ends.rs` what an ended worker means for its slot, `primary/settle.rs` what follows from the state of
-//! things (filling slots, the next step of a reload), and `primary/handoff.rs` the
-//! hot path.
+//! things (filling slots, the next step of a reload), `primary/handoff.rs` the hot path, and `primary/shortlist.rs` among
+//! whom that chooses.
 
 mod classes;
 mod ends;
@@ -11,18 +11,21 @@ mod handoff;
 mod orders;
 mod queries;
 mod settle;
+mod shortlist;
 
 pub use handoff::{Assignment, Awaited, Totals};
 
 use handoff::Scheduling;
+use shortlist::Shortlist;
 
 use crate::credit::Rate;
 use crate::event::{Effect, Event};
 use crate::id::{Generation, Slot, WorkerId};
 use crate::notice::Notice;
 use crate::random::Random;
+use crate::recency::Recency;
 use crate::restart::History;
-use crate::schedule::{Candidate, Router, SchedulingPolicy};
+use crate::schedule::{Router, SchedulingPolicy};
 use crate::settings::Settings;
 use crate::snapshot::{SlotSnapshot, SlotState, Snapshot, WorkerSnapshot};
 use crate::time::Time;
@@ -59,9 +62,8 @@ pub struct Primary {
     credit: u64,
     /// How a worker is chosen; nothing where the workers accept for themselves.
     scheduling: Option<Scheduling>,
-    /// Kept between calls, as is `busy`, so that choosing a worker allocates nothing.
-    free: Vec<Candidate>,
-    busy: Vec<Candidate>,
+    shortlist: Shortlist,
+    recency: Recency,
     handoffs: handoff::Totals,
     effects: Vec<Effect>,
     /// The last moment heard of.
@@ -141,8 +143,8 @@ impl Primary {
             rate: Rate::new(now),
             credit: u64::from(settings.credit.min.max(1)),
             scheduling: settings.policy.scheduling().map(Scheduling::Policy),
-            free: Vec::new(),
-            busy: Vec::new(),
+            shortlist: Shortlist::default(),
+            recency: Recency::default(),
             handoffs: handoff::Totals::default(),
             effects: Vec::new(),
             latest: now,
@@ -167,6 +169,7 @@ impl Primary {
     /// Takes in what happened.
     pub fn handle(&mut self, event: Event, now: Time) {
         self.latest = now;
+        self.shortlist.expire();
         let readiness = self.settings.readiness;
         match event {
             Event::Spawned { worker, pid } => {
@@ -211,6 +214,7 @@ impl Primary {
     /// judged by what was known of it then, and whoever was not looked at since is not judged; the deadline stays due.
     pub fn handle_deadline(&mut self, now: Time) {
         self.latest = now;
+        self.shortlist.expire();
         self.stop_lingering(now);
         for place in 0..self.workers.len() {
             let worker = &self.workers[place];

@@ -60,7 +60,7 @@ pub struct Candidate {
     pub load: u64,
     /// Connections handed to it and not yet closed.
     pub live: u64,
-    /// How many of the latest connections it was given; a fading memory in arbitrary units.
+    /// How many of the latest connections it was given; a fading memory, to be compared with the others'.
     pub recent: u32,
     /// Whether it holds as many connections as it may: one has to be closed before it is free again.
     pub full: bool,
@@ -164,11 +164,6 @@ impl fmt::Display for UnknownPolicy {
 }
 
 impl std::error::Error for UnknownPolicy {}
-
-/// The first after `last` in a circle of ids, or the first of all.
-fn next_in_turn(workers: impl Iterator<Item = WorkerId> + Clone, last: Option<WorkerId>) -> Option<WorkerId> {
-    workers.clone().find(|&worker| Some(worker) > last).or_else(|| workers.min())
-}
 
 #[cfg(test)]
 mod tests;

@@ -39,7 +39,7 @@ proptest! {
             let before = (handoffs.taken(), handoffs.untaken());
             match step {
                 Move::Hand => {
-                    handoffs.handed(now, second);
+                    handoffs.handed(1, now, second);
                     handed += 1;
                     prop_assert_eq!(handoffs.untaken(), before.1 + 1);
                 }

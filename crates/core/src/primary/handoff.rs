@@ -81,7 +81,7 @@ pub(super) enum Scheduling {
 }
 
 impl Scheduling {
-    fn may_wait(&self) -> bool {
+    pub(super) fn may_wait(&self) -> bool {
         match self {
             Scheduling::Policy(policy) => policy.may_wait(),
             Scheduling::Route(_) => true,
@@ -89,31 +89,38 @@ impl Scheduling {
     }
 }
 
-impl Candidate {
-    fn of(worker: &Worker, full: bool) -> Self {
-        Candidate {
-            worker: worker.id,
-            slot: worker.slot,
-            load: worker.handoffs.load(),
-            live: worker.handoffs.live(),
-            recent: worker.handoffs.recent,
-            full,
-        }
-    }
-}
-
 impl Primary {
     /// Takes in a worker's counters. Cheap; call it for every worker before [`assign`](Self::assign).
     pub fn observe(&mut self, worker: WorkerId, counters: Counters, now: Time) {
+        self.observe_all([(worker, counters)], now);
+    }
+
+    /// As [`observe`](Self::observe), for many; cheapest where their ids rise.
+    pub fn observe_all(&mut self, counters: impl IntoIterator<Item = (WorkerId, Counters)>, now: Time) {
         self.latest = now;
-        let Some(place) = self.place(worker) else { return };
+        let mut next = 0;
+        for (worker, counters) in counters {
+            let place = match self.workers.get(next) {
+                Some(expected) if expected.id == worker => Some(next),
+                Some(_) | None => self.place(worker),
+            };
+            if let Some(place) = place {
+                self.observe_at(place, counters, now);
+                next = place + 1;
+            }
+        }
+    }
+
+    fn observe_at(&mut self, place: usize, counters: Counters, now: Time) {
         let worker = &mut self.workers[place];
         match worker.handoffs.observe(counters, now) {
+            Observed::Nothing => return,
             Observed::Recovered if worker.is_ready() => {
                 self.effects.push(Effect::Notify(Notice::Recovered { worker: worker.id }));
             }
-            Observed::Recovered | Observed::Nothing => {}
+            Observed::Recovered | Observed::Something => {}
         }
+        self.shortlist.expire();
         if worker.is_ready()
             && worker.allowance.connections.is_some_and(|most| worker.handoffs.taken() >= most)
         {
@@ -125,8 +132,7 @@ impl Primary {
     pub fn assign(&mut self, on: ListenerKey, from: impl Into<Peer>, now: Time) -> Assignment {
         let assignment = self.choose(on, from.into(), Choice::Best, now);
         if let Assignment::To(_) = assignment {
-            self.rate.arrived(now);
-            self.credit = self.credit_at(now);
+            self.arrived(now);
         }
         assignment
     }
@@ -136,10 +142,14 @@ impl Primary {
         let assignment = self.choose(on, from.into(), Choice::Free, now);
         if let Assignment::To(_) = assignment {
             self.handoffs.spilled += u64::from(self.router().is_none());
-            self.rate.arrived(now);
-            self.credit = self.credit_at(now);
+            self.arrived(now);
         }
         assignment
+    }
+
+    fn arrived(&mut self, now: Time) {
+        self.rate.arrived(now);
+        self.credit = self.shortlist.credit();
     }
 
     /// Chooses another worker for a connection that `not` would not have. It counts as no new arrival.
@@ -155,24 +165,25 @@ impl Primary {
 
     fn choose(&mut self, on: ListenerKey, from: Peer, choice: Choice, now: Time) -> Assignment {
         self.latest = now;
+        let mut list = match choice {
+            Choice::Best | Choice::Free => self.take_shortlist(on, now),
+            Choice::Except(not) => self.take_shortlist_without(not, on, now),
+        };
         let Some(mut scheduling) = self.scheduling.take() else { return Assignment::Wait };
-        let (mut free, mut busy) = (std::mem::take(&mut self.free), std::mem::take(&mut self.busy));
-        free.clear();
-        busy.clear();
-        let others = |worker: &&Worker| choice != Choice::Except(worker.id);
-        free.extend(self.free(on, now).filter(others).map(|worker| Candidate::of(worker, false)));
-        if scheduling.may_wait() {
-            let room = self.has_room(on);
-            let busy_one = |worker: &Worker| Candidate::of(worker, !room || self.is_full(worker));
-            busy.extend(self.busy(on, now).filter(others).map(busy_one));
-        }
-        let overflow = choice == Choice::Free;
-        let candidates = Candidates { free: &free, busy: &busy, from: from.address, overflow };
+        let candidates = list.candidates(from.address, choice == Choice::Free);
         let assignment = match &mut scheduling {
             Scheduling::Policy(policy) => self.choose_by_policy(policy.as_mut(), &candidates, now),
             Scheduling::Route(router) => self.choose_by_route(router, on, from, choice, &candidates, now),
         };
-        (self.free, self.busy, self.scheduling) = (free, busy, Some(scheduling));
+        self.scheduling = Some(scheduling);
+        if let Assignment::To(worker) = assignment {
+            self.note_handed(&mut list, worker, now);
+            if self.recency.handed() {
+                list.expire();
+                self.workers.iter_mut().for_each(|worker| worker.handoffs.scale_recent());
+            }
+        }
+        self.shortlist = list;
         assignment
     }
 
@@ -185,36 +196,41 @@ impl Primary {
         if candidates.free.is_empty() && candidates.busy.is_empty() {
             return Assignment::Wait;
         }
-        let is_among = |among: &[Candidate], picked| among.iter().any(|candidate| candidate.worker == picked);
+        let is_among =
+            |among: &[Candidate], picked| among.binary_search_by_key(picked, |one| one.worker).is_ok();
         match policy.pick(candidates) {
-            Some(picked) if is_among(candidates.free, picked) => self.hand(picked, now),
-            Some(picked) if is_among(candidates.busy, picked) => Assignment::WaitFor(Awaited::Worker(picked)),
+            Some(picked) if is_among(candidates.free, &picked) => self.hand(picked, now),
+            Some(picked) if is_among(candidates.busy, &picked) => {
+                Assignment::WaitFor(Awaited::Worker(picked))
+            }
             Some(_) | None => Assignment::Wait,
         }
     }
 
     pub(super) fn hand(&mut self, to: WorkerId, now: Time) -> Assignment {
-        for worker in &mut self.workers {
-            worker.handoffs.fade();
-            if worker.id == to {
-                worker.handoffs.handed(now, self.settings.deadlines.handoff);
-            }
-        }
+        self.count_handed(to, now);
         Assignment::To(to)
+    }
+
+    fn count_handed(&mut self, to: WorkerId, now: Time) {
+        if let Some(place) = self.place(to) {
+            let retry = self.settings.deadlines.handoff;
+            self.workers[place].handoffs.handed(self.recency.weight(), now, retry);
+        }
     }
 
     /// Counts a connection that was handed to this worker without a choice: it holds the listener, and nobody stays that
     /// does.
     pub fn hand_to(&mut self, worker: WorkerId, now: Time) {
         self.latest = now;
-        if let Some(place) = self.place(worker) {
-            self.workers[place].handoffs.handed(now, self.settings.deadlines.handoff);
-        }
+        self.shortlist.expire();
+        self.count_handed(worker, now);
     }
 
     /// Takes back what was handed to a worker but never taken: it could not be sent, was read back, or declined. The
     /// worker is left alone for a moment, longer each time until it takes something.
     pub fn returned(&mut self, worker: WorkerId, count: u64) {
+        self.shortlist.expire();
         match self.place(worker) {
             Some(place) => {
                 let pauses = (self.settings.credit.withdraw_after, self.settings.deadlines.handoff);
@@ -230,6 +246,7 @@ impl Primary {
 
     /// Strikes off what was handed to a worker, never taken, and is gone on its way back.
     pub fn lost(&mut self, worker: WorkerId, count: u64) {
+        self.shortlist.expire();
         // Of a worker that is gone it counts as lost already.
         if let Some(place) = self.place(worker) {
             self.workers[place].handoffs.lost(count);
@@ -237,8 +254,9 @@ impl Primary {
     }
 
     /// Whether a connection on this listener would find a worker.
-    pub fn anyone_free(&self, on: ListenerKey, now: Time) -> bool {
-        self.scheduling.is_some() && self.free(on, now).next().is_some()
+    pub fn anyone_free(&mut self, on: ListenerKey, now: Time) -> bool {
+        self.shortlist = self.take_shortlist(on, now);
+        self.scheduling.is_some() && self.shortlist.has_free()
     }
 
     /// Whether connections may be accepted before the worker that is to have them is free.
@@ -249,7 +267,11 @@ impl Primary {
     /// Whether a connection of this listener that waits can move on.
     pub fn is_wait_over(&self, awaited: Awaited, on: ListenerKey, now: Time) -> bool {
         match (awaited, self.router()) {
-            (Awaited::Worker(worker), _) => self.free(on, now).any(|free| free.id == worker),
+            (Awaited::Worker(worker), _) => self.place(worker).is_some_and(|place| {
+                let worker = &self.workers[place];
+                let is_serving = worker.is_ready() && worker.handoffs.serves(on);
+                is_serving && self.has_room(on) && self.is_free(worker, self.credit_at(now), now)
+            }),
             (Awaited::Class(class), Some(router)) => {
                 self.free(on, now).any(|free| router.serves(class, free.slot))
                     || !self.is_expected(router, on, class, now)
@@ -264,23 +286,11 @@ impl Primary {
         self.serving(on).filter(move |worker| room && self.is_free(worker, credit, now))
     }
 
-    /// Those who are worth waiting for: in rotation, and not known to have stopped.
-    fn busy(&self, on: ListenerKey, now: Time) -> impl Iterator<Item = &Worker> {
-        let credit = self.credit_at(now);
-        let room = self.has_room(on);
-        let patience = self.settings.deadlines.handoff;
-        self.serving(on).filter(move |worker| {
-            let gone = worker.handoffs.is_hung() || worker.handoffs.still(patience, now);
-            let free = room && self.is_free(worker, credit, now);
-            !gone && !free
-        })
-    }
-
     pub(super) fn serving(&self, on: ListenerKey) -> impl Iterator<Item = &Worker> {
         self.workers.iter().filter(move |worker| worker.is_ready() && worker.handoffs.serves(on))
     }
 
-    fn is_free(&self, worker: &Worker, credit: u64, now: Time) -> bool {
+    pub(super) fn is_free(&self, worker: &Worker, credit: u64, now: Time) -> bool {
         !self.is_full(worker) && worker.handoffs.is_free(credit, &self.settings.credit, now)
     }
 
@@ -290,12 +300,12 @@ impl Primary {
     }
 
     /// Whether it holds as many connections as it may.
-    fn is_full(&self, worker: &Worker) -> bool {
+    pub(super) fn is_full(&self, worker: &Worker) -> bool {
         self.settings.limits.per_worker.is_some_and(|most| worker.handoffs.live() >= most)
     }
 
     /// Whether the listener may have another live connection. Those of workers on their way out count as well.
-    fn has_room(&self, on: ListenerKey) -> bool {
+    pub(super) fn has_room(&self, on: ListenerKey) -> bool {
         self.settings.limits.per_listener.is_none_or(|most| {
             let serving = self.workers.iter().filter(|worker| worker.handoffs.has_served(on));
             serving.map(|worker| worker.handoffs.live()).sum::<u64>() < most
@@ -343,7 +353,7 @@ impl Primary {
         credit::gather(self.rate.per_second(now), &self.settings.credit)
     }
 
-    fn credit_at(&self, now: Time) -> u64 {
+    pub(super) fn credit_at(&self, now: Time) -> u64 {
         let serving = self.workers.iter().filter(|worker| worker.is_ready()).count();
         credit::credit(self.rate.per_second(now), serving, &self.settings.credit)
     }

@@ -1,6 +1,6 @@
 //! The free worker with the fewest live connections.
 
-use super::{Candidates, SchedulingPolicy, next_in_turn};
+use super::{Candidate, Candidates, SchedulingPolicy};
 use crate::id::WorkerId;
 
 /// Picks the free worker with the fewest live connections; among equals the one that was given fewer of
@@ -12,9 +12,9 @@ pub struct LeastConnections {
 
 impl SchedulingPolicy for LeastConnections {
     fn pick(&mut self, candidates: &Candidates<'_>) -> Option<WorkerId> {
-        let least = candidates.free.iter().map(|candidate| (candidate.live, candidate.recent)).min()?;
-        let best = candidates.free.iter().filter(|candidate| (candidate.live, candidate.recent) == least);
-        let picked = next_in_turn(best.map(|candidate| candidate.worker), self.last)?;
+        let has_had_its_turn = |one: &Candidate| Some(one.worker) <= self.last;
+        let rank = |one: &&Candidate| (one.live, one.recent, has_had_its_turn(one), one.worker);
+        let picked = candidates.free.iter().min_by_key(rank)?.worker;
         self.last = Some(picked);
         Some(picked)
     }

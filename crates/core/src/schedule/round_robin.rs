@@ -1,6 +1,6 @@
 //! The next free worker, in turn.
 
-use super::{Candidates, SchedulingPolicy, next_in_turn};
+use super::{Candidate, Candidates, SchedulingPolicy};
 use crate::id::WorkerId;
 
 /// Goes round the free workers. Idle ones come first: a worker that is merely not full yet is chosen
@@ -12,10 +12,9 @@ pub struct RoundRobin {
 
 impl SchedulingPolicy for RoundRobin {
     fn pick(&mut self, candidates: &Candidates<'_>) -> Option<WorkerId> {
-        let all = candidates.free.iter();
-        let idle = all.clone().filter(|candidate| candidate.load == 0).map(|candidate| candidate.worker);
-        let picked = next_in_turn(idle, self.last)
-            .or_else(|| next_in_turn(all.map(|candidate| candidate.worker), self.last))?;
+        let has_had_its_turn = |one: &Candidate| Some(one.worker) <= self.last;
+        let rank = |one: &&Candidate| (one.load > 0, has_had_its_turn(one), one.worker);
+        let picked = candidates.free.iter().min_by_key(rank)?.worker;
         self.last = Some(picked);
         Some(picked)
     }

@@ -73,6 +73,20 @@ fn the_credit_follows_the_rate() {
 }
 
 #[test]
+fn what_happens_between_two_connections_of_one_moment_counts_for_the_second() {
+    let mut cluster = Cluster::serving(settings(2));
+    hurry(&mut cluster);
+    let credit = cluster.primary.snapshot().credit as usize;
+    let first = cluster.assign(1)[0];
+    cluster.primary.returned(id(first), 1);
+    assert_eq!(cluster.assign(1), [3 - first], "who gave one back is left alone for a moment");
+    cluster.primary.lost(id(3 - first), 1);
+    assert!(cluster.primary.anyone_free(HTTP, cluster.now));
+    (0..credit).for_each(|_| cluster.primary.hand_to(id(3 - first), cluster.now));
+    assert_eq!(cluster.assign(1), [0], "what it holds by other means uses up its credit as well");
+}
+
+#[test]
 fn a_stuck_worker_gets_nothing_more() {
     let mut cluster = Cluster::serving(settings(2));
     hurry(&mut cluster);

@@ -16,12 +16,12 @@ impl Driver {
     pub(in crate::cluster) fn observe(&mut self) {
         self.pictured = false;
         let now = self.now();
-        for (worker, member) in &mut self.members {
-            if member.is_served_by_hand() || self.watch.is_some() && member.tells_of_itself() {
-                let counters = member.counters();
-                self.core.observe(*worker, counters, now);
-            }
-        }
+        let watches = self.watch.is_some();
+        let told = self.members.iter_mut().filter_map(|(worker, member)| {
+            let tells = member.is_served_by_hand() || watches && member.tells_of_itself();
+            tells.then(|| (*worker, member.counters()))
+        });
+        self.core.observe_all(told, now);
     }
 
     /// Accepts where connections wait, after taking back what stuck workers hold.
