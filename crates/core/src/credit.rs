@@ -1,7 +1,9 @@
 //! How fast connections arrive, and what follows from it: how far ahead of a worker to be, and when to gather.
 //!
 //! One connection per worker at a time would be the fairest and costs a fifth of the rate; a fixed larger
-//! number parks connections behind a busy worker when there are few. So the credit follows the rate.
+//! number parks connections behind a busy worker when there are few. So the credit follows the rate. That alone feeds on
+//! itself: where the primary comes round more slowly than the credit lasts, the credit holds down the very rate it is
+//! made of. So it is doubled where a worker has run dry while connections waited, and comes down again when none do.
 
 use std::time::Duration;
 
@@ -46,6 +48,48 @@ impl Rate {
         let measured = self.in_window.saturating_mul(1_000_000) / micros.max(1);
         if elapsed >= STALE { measured } else { (self.per_second + measured).div_ceil(2) }
     }
+}
+
+/// How much of the lead goes each time that no connection is left waiting: one part in this many.
+const LEAD_FADES_BY: u64 = 8;
+
+/// The credit that has turned out to be needed, beyond what the rate deserves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lead {
+    credit: u64,
+    /// At the last look connections were left waiting because nobody was free.
+    starved: bool,
+}
+
+impl Lead {
+    pub(crate) fn credit(&self) -> u64 {
+        self.credit
+    }
+
+    /// The primary has accepted what it could; whether it left some waiting. True when the credit has changed.
+    pub(crate) fn drained(&mut self, starved: bool) -> bool {
+        self.starved = starved;
+        if starved || self.credit == 0 {
+            return false;
+        }
+        self.credit -= self.credit.div_ceil(LEAD_FADES_BY);
+        true
+    }
+
+    /// A worker that has nothing left gets one of those that waited. True when the credit has changed.
+    pub(crate) fn ran_dry(&mut self, credit: u64, settings: &CreditSettings) -> bool {
+        // Once for each look: the others ran dry in the same stretch of time.
+        if !std::mem::take(&mut self.starved) {
+            return false;
+        }
+        self.credit = credit.saturating_mul(2).min(settings.max.into());
+        true
+    }
+}
+
+/// How far a worker's load has come down when it is worth waking a primary to hand it more.
+pub(crate) fn low_water(credit: u64) -> u64 {
+    credit / 2
 }
 
 /// How many connections a worker may hold that are not through their first turn.
@@ -100,6 +144,20 @@ mod tests {
         assert_eq!(credit(35_000, 8, &settings), 2);
         assert_eq!(credit(1_000_000, 1, &settings), 16);
         assert_eq!(credit(35_000, 0, &settings), 14);
+    }
+
+    #[test]
+    fn a_worker_that_ran_dry_while_others_waited_doubles_the_credit_once_per_look() {
+        let settings = CreditSettings::default();
+        let mut lead = Lead::default();
+        assert!(!lead.ran_dry(1, &settings), "nobody waited");
+        for doubled in [2, 4, 8, 16, 16] {
+            lead.drained(true);
+            assert!(lead.ran_dry(lead.credit().max(1), &settings) && lead.credit() == doubled);
+            assert!(!lead.ran_dry(doubled, &settings));
+        }
+        let looks = (0..).take_while(|_| lead.drained(false)).count();
+        assert!((8..=32).contains(&looks), "{looks} looks that leave nobody waiting take it back");
     }
 
     #[test]

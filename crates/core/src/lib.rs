@@ -15,6 +15,7 @@
 //! * [`Primary::assign`] counts the connection as handed over; one that did not get there is given back by
 //!   [`Primary::returned`]. While something is untaken, look now and then for workers that are
 //!   [stuck with it](Primary::withdrawable) and read it back.
+//! * Say by [`Primary::drained`] whether connections were left waiting.
 //! * Pass [`Event::Exited`] on when the worker's channel and counters have been read to the end.
 //! * Stop when [`Primary::is_finished`].
 //!

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::credit::low_water;
 use crate::id::ListenerKey;
 use crate::recency::Recency;
 use crate::settings::CreditSettings;
@@ -333,9 +334,15 @@ impl HandOffs {
         self.untaken_since.is_some_and(|since| now - since >= settings.withdraw_after)
     }
 
-    /// The count of `ready` at which it can be handed one more.
+    /// The count of `ready` at which it is low.
     pub(crate) fn wake_at(&self, credit: u64) -> u64 {
-        (self.kept() + 1).saturating_sub(credit).max(self.seen.ready + 1)
+        self.kept().saturating_sub(low_water(credit)).max(self.seen.ready + 1)
+    }
+
+    /// Whether it has little left to do, or would not say so: one that sleeps does not go on by itself, and one that is
+    /// only tried is not waited for.
+    pub(crate) fn is_low(&self, credit: u64) -> bool {
+        self.load() <= low_water(credit) || !self.seen.awake || self.is_hung()
     }
 
     pub(crate) fn is_hung(&self) -> bool {

@@ -18,7 +18,7 @@ pub use handoff::{Assignment, Awaited, Totals};
 use handoff::Scheduling;
 use shortlist::Shortlist;
 
-use crate::credit::Rate;
+use crate::credit::{Lead, Rate};
 use crate::event::{Effect, Event};
 use crate::id::{Generation, Slot, WorkerId};
 use crate::notice::Notice;
@@ -60,6 +60,7 @@ pub struct Primary {
     rate: Rate,
     /// The credit of each worker, as of the last arrival.
     credit: u64,
+    lead: Lead,
     /// How a worker is chosen; nothing where the workers accept for themselves.
     scheduling: Option<Scheduling>,
     shortlist: Shortlist,
@@ -142,6 +143,7 @@ impl Primary {
             random: Random::new(settings.seed),
             rate: Rate::new(now),
             credit: u64::from(settings.credit.min.max(1)),
+            lead: Lead::default(),
             scheduling: settings.policy.scheduling().map(Scheduling::Policy),
             shortlist: Shortlist::default(),
             recency: Recency::default(),

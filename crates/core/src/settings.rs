@@ -171,7 +171,8 @@ pub struct CreditSettings {
     pub min: u32,
     /// The most credit of a worker. Default 16.
     pub max: u32,
-    /// The credit of all workers together is what arrives in this time. Default 400 µs.
+    /// The credit of all workers together is what arrives in this time; more, where workers run dry while connections wait
+    /// for them. Default 400 µs.
     pub horizon: Duration,
     /// Without progress for this long a worker is stuck and gets nothing more. Default 300 µs.
     pub stuck_after: Duration,

@@ -178,6 +178,9 @@ impl Primary {
         self.scheduling = Some(scheduling);
         if let Assignment::To(worker) = assignment {
             self.note_handed(&mut list, worker, now);
+            if self.had_nothing_before(worker) && self.lead.ran_dry(list.credit(), &self.settings.credit) {
+                list.expire();
+            }
             if self.recency.handed() {
                 list.expire();
                 self.workers.iter_mut().for_each(|worker| worker.handoffs.scale_recent());
@@ -210,6 +213,10 @@ impl Primary {
     pub(super) fn hand(&mut self, to: WorkerId, now: Time) -> Assignment {
         self.count_handed(to, now);
         Assignment::To(to)
+    }
+
+    fn had_nothing_before(&self, handed: WorkerId) -> bool {
+        self.place(handed).is_some_and(|place| self.workers[place].handoffs.load() == 1)
     }
 
     fn count_handed(&mut self, to: WorkerId, now: Time) {
@@ -257,6 +264,21 @@ impl Primary {
     pub fn anyone_free(&mut self, on: ListenerKey, now: Time) -> bool {
         self.shortlist = self.take_shortlist(on, now);
         self.scheduling.is_some() && self.shortlist.has_free()
+    }
+
+    /// Whether a connection on this listener would find a worker that has come down to where it is
+    /// [worth waking](Self::wake_at), or that would not ring when it does.
+    pub fn anyone_low(&self, on: ListenerKey, now: Time) -> bool {
+        let credit = self.credit_at(now);
+        self.scheduling.is_some() && self.free(on, now).any(|worker| worker.handoffs.is_low(credit))
+    }
+
+    /// Hears how a look at the connections of a listener has ended: whether some were left waiting because nobody was free
+    /// for them, or there were no more.
+    pub fn drained(&mut self, starved: bool) {
+        if self.lead.drained(starved) {
+            self.shortlist.expire();
+        }
     }
 
     /// Whether connections may be accepted before the worker that is to have them is free.
@@ -328,7 +350,8 @@ impl Primary {
         self.workers.iter().filter(stuck).filter(move |worker| helped(worker)).map(|worker| worker.id)
     }
 
-    /// The count of `ready` at which this worker can be handed one more; [`u64::MAX`] if that never happens.
+    /// The count of `ready` at which it is worth waking up to hand this worker more: it has done half of what it may hold.
+    /// [`u64::MAX`] if that never happens.
     pub fn wake_at(&self, worker: WorkerId) -> u64 {
         match self.place(worker) {
             Some(place) if self.workers[place].is_ready() => {
@@ -355,7 +378,8 @@ impl Primary {
 
     pub(super) fn credit_at(&self, now: Time) -> u64 {
         let serving = self.workers.iter().filter(|worker| worker.is_ready()).count();
-        credit::credit(self.rate.per_second(now), serving, &self.settings.credit)
+        let deserved = credit::credit(self.rate.per_second(now), serving, &self.settings.credit);
+        deserved.max(self.lead.credit())
     }
 
     /// The connections of all workers, those that are gone included.

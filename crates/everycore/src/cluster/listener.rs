@@ -302,6 +302,10 @@ impl Listeners {
         self.cared_for().filter(|(_, listening)| listening.starved).map(|(key, _)| key).collect()
     }
 
+    pub(crate) fn has_starved(&self) -> bool {
+        self.cared_for().any(|(_, listening)| listening.starved)
+    }
+
     /// Whether every listener that the loop wakes for is starved.
     pub(crate) fn all_starved(&self) -> bool {
         self.watched > 0

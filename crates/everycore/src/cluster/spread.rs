@@ -59,7 +59,8 @@ impl Listeners {
         }
         // A pause is about accepting: who was accepted goes on, and frees a descriptor.
         let paused = listening.is_paused();
-        let mut hands = Hands { core, members, touched: &mut self.touched, handed: &mut self.handed, now };
+        let mut hands =
+            Hands { core: &mut *core, members, touched: &mut self.touched, handed: &mut self.handed, now };
         let patient = hands.core.may_wait();
         let peeks = routing.selector.peek().is_some();
         if patient {
@@ -111,6 +112,11 @@ impl Listeners {
             outcome == Drained::Starved || (outcome == Drained::More && !listening.homeless.is_empty());
         listening.held_up = outcome == Drained::Starved && hands.core.anyone_free(key, now);
         self.care(key);
+        match outcome {
+            Drained::Starved => core.drained(true),
+            Drained::Empty => core.drained(false),
+            Drained::More | Drained::Unserved | Drained::Paused => {}
+        }
         outcome
     }
 

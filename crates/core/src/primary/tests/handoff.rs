@@ -228,8 +228,38 @@ fn a_starved_primary_knows_when_to_wake() {
     let handed = cluster.primary.snapshot().workers[0].handed;
     let given = cluster.assign(40).iter().filter(|&&worker| worker == 1).count() as u64;
     assert_eq!(given, credit);
-    assert_eq!(cluster.primary.wake_at(id(1)), handed + 1);
+    let low = handed + credit - credit / 2;
+    assert_eq!(cluster.primary.wake_at(id(1)), low, "one wake-up for half of what it may hold");
     assert_eq!(cluster.primary.wake_at(id(9)), u64::MAX);
+    let working = |ready| Counters { taken: ready, ready, closed: ready, turn: 1, awake: true };
+    cluster.primary.observe(id(1), working(low - 1), cluster.now);
+    assert!(cluster.primary.anyone_free(HTTP, cluster.now) && !cluster.primary.anyone_low(HTTP, cluster.now));
+    cluster.primary.observe(id(1), Counters { awake: false, ..working(low - 1) }, cluster.now);
+    assert!(cluster.primary.anyone_low(HTTP, cluster.now), "whoever sleeps rings no more");
+    cluster.primary.observe(id(1), working(low), cluster.now);
+    assert!(cluster.primary.anyone_low(HTTP, cluster.now));
+}
+
+#[test]
+fn the_credit_grows_while_workers_run_dry_with_connections_waiting_and_shrinks_after() {
+    let mut cluster = Cluster::serving(settings(2));
+    let mut served = [0; 3];
+    let mut turn = |cluster: &mut Cluster, arrive: usize| {
+        // Far too slowly for the rate to deserve any credit.
+        cluster.passes(10);
+        let given = cluster.assign(arrive);
+        let left = given.iter().filter(|&&worker| worker == 0).count();
+        given.iter().for_each(|&worker| served[worker as usize] += 1);
+        cluster.primary.drained(left > 0);
+        (1..=2).for_each(|worker| {
+            cluster.observe(worker as u32, served[worker], served[worker], served[worker])
+        });
+        arrive - left
+    };
+    let gives: Vec<_> = (0..6).map(|_| turn(&mut cluster, 60)).collect();
+    assert_eq!(gives, [2, 4, 8, 16, 32, 32]);
+    (0..40).for_each(|_| assert_eq!(turn(&mut cluster, 1), 1));
+    assert_eq!(turn(&mut cluster, 60), 2);
 }
 
 fn hurry_after_ready(cluster: &mut Cluster) {

@@ -15,6 +15,8 @@ impl Driver {
         let idle = self.channels.is_empty();
         if idle
             && self.busy
+            // Those who were left waiting are gathered already; the next worker that is low is what counts.
+            && !self.listeners.has_starved()
             && let Some(gathering) = self.core.gather(self.now())
         {
             self.sources.wait(Listen::Off, Some(gathering), &mut self.wakes)?;
@@ -43,10 +45,9 @@ impl Driver {
         // What a worker finished before it could see the wish rings no bell.
         self.observe();
         let now = self.now();
-        let (listeners, core) = (&self.listeners, &mut self.core);
         let is_over = |key: &ListenerKey| {
-            let held_up = listeners.get(*key).is_some_and(|listening| listening.held_up);
-            !held_up && core.anyone_free(*key, now)
+            let held_up = self.listeners.get(*key).is_some_and(|listening| listening.held_up);
+            !held_up && self.core.anyone_low(*key, now)
         };
         if starved.iter().any(is_over) {
             self.wakes.extend(starved.iter().map(|key| Wake::Listener(*key)));
