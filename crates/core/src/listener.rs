@@ -245,12 +245,21 @@ impl HandOffs {
         self.settle_waiting();
     }
 
+    /// Nothing new is what most looks find: then only the time has changed.
+    #[inline]
+    pub(crate) fn saw_before(&mut self, counters: Counters, now: Time) -> bool {
+        let is_old = counters == self.seen && self.awake_since.is_some() == counters.awake;
+        if is_old {
+            self.observed_at = now;
+        }
+        is_old
+    }
+
     pub(crate) fn observe(&mut self, counters: Counters, now: Time) -> Observed {
-        self.observed_at = now;
-        // Nothing new is what most looks find: of what follows only the time would change.
-        if counters == self.seen && self.awake_since.is_some() == counters.awake {
+        if self.saw_before(counters, now) {
             return Observed::Nothing;
         }
+        self.observed_at = now;
         let before = self.seen;
         let kept = self.kept();
         self.seen = Counters {
@@ -304,6 +313,12 @@ impl HandOffs {
             self.untaken_since = None;
             self.quiet_since = None;
         }
+    }
+
+    /// Whether time alone, or the credit, may change what it is good for. One that sleeps and has nothing to do stays as it
+    /// is.
+    pub(crate) fn is_restless(&self) -> bool {
+        self.load() > 0 || self.awake_since.is_some() || self.paused_until.is_some() || self.hung.is_some()
     }
 
     /// Whether nothing more should go there for now: for `patience` it has not gone forward.

@@ -100,8 +100,14 @@ impl Primary {
         self.latest = now;
         let mut next = 0;
         for (worker, counters) in counters {
-            let place = match self.workers.get(next) {
-                Some(expected) if expected.id == worker => Some(next),
+            let place = match self.workers.get_mut(next) {
+                Some(expected) if expected.id == worker => {
+                    if expected.handoffs.saw_before(counters, now) {
+                        next += 1;
+                        continue;
+                    }
+                    Some(next)
+                }
                 Some(_) | None => self.place(worker),
             };
             if let Some(place) = place {
@@ -120,7 +126,7 @@ impl Primary {
             }
             Observed::Recovered | Observed::Something => {}
         }
-        self.shortlist.expire();
+        self.shortlist.look_again(worker.id);
         if worker.is_ready()
             && worker.allowance.connections.is_some_and(|most| worker.handoffs.taken() >= most)
         {
@@ -177,7 +183,7 @@ impl Primary {
         };
         self.scheduling = Some(scheduling);
         if let Assignment::To(worker) = assignment {
-            self.note_handed(&mut list, worker, now);
+            self.note_handed(&mut list, worker);
             if self.had_nothing_before(worker) && self.lead.ran_dry(list.credit(), &self.settings.credit) {
                 list.expire();
             }
@@ -376,9 +382,13 @@ impl Primary {
         credit::gather(self.rate.per_second(now), &self.settings.credit)
     }
 
-    pub(super) fn credit_at(&self, now: Time) -> u64 {
-        let serving = self.workers.iter().filter(|worker| worker.is_ready()).count();
-        let deserved = credit::credit(self.rate.per_second(now), serving, &self.settings.credit);
+    fn credit_at(&self, now: Time) -> u64 {
+        self.credit_for(self.workers.iter().filter(|worker| worker.is_ready()).count(), now)
+    }
+
+    /// The credit where so many workers are ready.
+    pub(super) fn credit_for(&self, ready: usize, now: Time) -> u64 {
+        let deserved = credit::credit(self.rate.per_second(now), ready, &self.settings.credit);
         deserved.max(self.lead.credit())
     }
 

@@ -1,8 +1,8 @@
-//! Who may have a connection of one listener at one moment, drawn up in one walk over the workers.
+//! Who may have a connection of one listener at one moment.
 //!
-//! It is kept from one connection to the next, since a turn of the loop has many of them and only the worker that was
-//! chosen differs afterwards. Whatever else changes a worker has it drawn up anew; a build with debug assertions draws it
-//! up each time and compares.
+//! The list is kept from one connection to the next, and from one turn of the loop to the next: a worker that sleeps and
+//! has nothing to do is looked at again only when its counters have changed. Whatever else changes a worker has the list
+//! drawn up anew, in one walk; a build with debug assertions does so each time, and compares.
 
 use std::net::SocketAddr;
 
@@ -14,21 +14,44 @@ use crate::time::Time;
 use crate::worker::Worker;
 
 /// See the module.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Shortlist {
     /// What it is about; `None` once something has changed.
-    of: Option<(ListenerKey, Time)>,
+    of: Option<ListenerKey>,
+    at: Time,
+    /// Workers that were ready then.
+    ready: usize,
     credit: u64,
     /// By rising id.
     free: Vec<Candidate>,
-    /// Those who are worth waiting for, where the policy may wait: in rotation, and not known to have stopped.
+    /// Those who are worth waiting for, where the policy may wait: in rotation, and not known to have stopped. By rising
+    /// id.
     busy: Vec<Candidate>,
+    /// Those whose standing may be another one at the next look: the time or the credit decides, or their counters have
+    /// changed.
+    restless: Vec<WorkerId>,
+    /// One of them has to be looked at before time goes on.
+    stale: bool,
 }
 
 impl Shortlist {
     /// Something has changed.
     pub(super) fn expire(&mut self) {
         self.of = None;
+    }
+
+    /// Something about this worker has changed, and nothing else.
+    pub(super) fn look_again(&mut self, worker: WorkerId) {
+        self.stale = true;
+        self.restless.push(worker);
+        self.expire_if_long();
+    }
+
+    /// With many to look at again, some of them twice, drawing up anew is cheaper.
+    fn expire_if_long(&mut self) {
+        if self.restless.len() > self.ready {
+            self.expire();
+        }
     }
 
     /// The credit of each worker, as of then.
@@ -42,6 +65,26 @@ impl Shortlist {
 
     pub(super) fn candidates(&self, from: Option<SocketAddr>, overflow: bool) -> Candidates<'_> {
         Candidates { free: &self.free, busy: &self.busy, from, overflow }
+    }
+
+    fn place(&mut self, worker: WorkerId, standing: Standing) {
+        let (free, busy) = match standing {
+            Standing::Free(candidate) => (Some(candidate), None),
+            Standing::Busy(candidate) => (None, Some(candidate)),
+            Standing::Out => (None, None),
+        };
+        put(&mut self.free, worker, free);
+        put(&mut self.busy, worker, busy);
+    }
+}
+
+/// Has a worker in a list as it is now, or no longer.
+fn put(list: &mut Vec<Candidate>, worker: WorkerId, candidate: Option<Candidate>) {
+    match (list.binary_search_by_key(&worker, |one| one.worker), candidate) {
+        (Ok(at), Some(candidate)) => list[at] = candidate,
+        (Ok(at), None) => drop(list.remove(at)),
+        (Err(at), Some(candidate)) => list.insert(at, candidate),
+        (Err(_), None) => {}
     }
 }
 
@@ -70,12 +113,20 @@ impl Primary {
     /// The list for this listener and moment; to be put back.
     pub(super) fn take_shortlist(&mut self, on: ListenerKey, now: Time) -> Shortlist {
         let mut list = std::mem::take(&mut self.shortlist);
-        if list.of != Some((on, now)) {
+        // What all of a listener's workers hold together is each one's concern.
+        if list.of != Some(on) || self.settings.limits.per_listener.is_some() {
             self.draw_up(&mut list, None, on, now);
-        } else if cfg!(debug_assertions) {
+            return list;
+        }
+        self.refresh(&mut list, now);
+        if cfg!(debug_assertions) {
             let mut anew = Shortlist::default();
             self.draw_up(&mut anew, None, on, now);
-            assert_eq!(list, anew, "whatever changes a worker expires the list");
+            assert_eq!(
+                (&list.free, &list.busy, &list.credit),
+                (&anew.free, &anew.busy, &anew.credit),
+                "whatever changes a worker expires the list"
+            );
         }
         list
     }
@@ -88,38 +139,59 @@ impl Primary {
         list
     }
 
-    /// One of the free has just been handed a connection.
-    pub(super) fn note_handed(&self, list: &mut Shortlist, worker: WorkerId, now: Time) {
-        if list.of.is_none() || self.settings.limits.per_listener.is_some() {
-            return list.expire();
+    /// A connection has just been handed to this worker.
+    pub(super) fn note_handed(&self, list: &mut Shortlist, worker: WorkerId) {
+        match self.place(worker).filter(|_| list.of.is_some()) {
+            Some(place) => self.reconsider(list, &self.workers[place]),
+            None => list.expire(),
         }
-        let Ok(at) = list.free.binary_search_by_key(&worker, |free| free.worker) else {
-            return list.expire();
-        };
-        let Some(place) = self.place(worker) else { return list.expire() };
-        match self.standing(&self.workers[place], true, list.credit, now) {
-            Standing::Free(candidate) => list.free[at] = candidate,
-            Standing::Busy(candidate) => {
-                list.free.remove(at);
-                let at = list.busy.partition_point(|busy| busy.worker < worker);
-                list.busy.insert(at, candidate);
-            }
-            Standing::Out => drop(list.free.remove(at)),
-        }
+        list.expire_if_long();
     }
 
     fn draw_up(&self, list: &mut Shortlist, not: Option<WorkerId>, on: ListenerKey, now: Time) {
-        let credit = self.credit_at(now);
+        list.ready = self.workers.iter().filter(|worker| worker.is_ready()).count();
+        (list.of, list.at, list.credit) = (Some(on), now, self.credit_for(list.ready, now));
         let room = self.has_room(on);
-        (list.of, list.credit) = (Some((on, now)), credit);
         list.free.clear();
         list.busy.clear();
+        list.restless.clear();
+        list.stale = false;
         for worker in self.serving(on).filter(|worker| Some(worker.id) != not) {
-            match self.standing(worker, room, credit, now) {
+            match self.standing(worker, room, list.credit, now) {
                 Standing::Free(candidate) => list.free.push(candidate),
                 Standing::Busy(candidate) => list.busy.push(candidate),
                 Standing::Out => {}
             }
+            if worker.handoffs.is_restless() {
+                list.restless.push(worker.id);
+            }
+        }
+    }
+
+    /// Makes a list of another moment one of this.
+    fn refresh(&self, list: &mut Shortlist, now: Time) {
+        if list.at == now && !list.stale {
+            return;
+        }
+        (list.at, list.stale, list.credit) = (now, false, self.credit_for(list.ready, now));
+        let count = list.restless.len();
+        for at in 0..count {
+            if let Some(place) = self.place(list.restless[at]) {
+                self.reconsider(list, &self.workers[place]);
+            }
+        }
+        list.restless.drain(..count);
+    }
+
+    fn reconsider(&self, list: &mut Shortlist, worker: &Worker) {
+        let is_serving = worker.is_ready() && list.of.is_some_and(|on| worker.handoffs.serves(on));
+        let standing = match is_serving {
+            true => self.standing(worker, true, list.credit, list.at),
+            false => Standing::Out,
+        };
+        list.place(worker.id, standing);
+        if worker.handoffs.is_restless() {
+            list.restless.push(worker.id);
         }
     }
 
