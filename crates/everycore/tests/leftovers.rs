@@ -8,7 +8,10 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use everycore::{Cluster, Event, Readiness, RestartPolicy, RestartSettings, Running, Urgency, WorkerCommand};
+use everycore::{
+    Cluster, Error, Event, Outcome, Primary, Readiness, RestartPolicy, RestartSettings, Running, Urgency,
+    WorkerCommand,
+};
 use everycore_sys::PidFd;
 use everycore_sys::signals::number::KILL;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,14 +27,15 @@ struct Wrapped {
 }
 
 impl Wrapped {
-    /// `program` is run by the shell, which does nothing but wait for it.
+    /// `program` is run by a shell, which does nothing but wait for it; at `SAYS` it tells its number.
     fn start(name: &str, program: &str, limit: Duration) -> Self {
         let directory =
             std::env::temp_dir().join(format!("everycore-leftovers-{}-{name}", std::process::id()));
         std::fs::create_dir(&directory).unwrap();
         let file = directory.join("pid");
-        // In whole at once, for whoever reads it.
-        let script = format!("{program} & echo $! > {0}.new; mv {0}.new {0}; wait", file.display());
+        // Said by the program, once it is what it shall be; in whole at once, for whoever reads it.
+        let says = format!("echo $$ > {0}.new; mv {0}.new {0}", file.display());
+        let script = format!("sh -c '{}' & wait", program.replace("SAYS", &says));
         let (tell, told) = channel();
         let running = Cluster::builder()
             .workers(1)
@@ -58,13 +62,13 @@ impl Wrapped {
         poll(&mut end, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() > 0
     }
 
-    /// Stops the cluster and waits for its end.
-    fn stop(&mut self, urgency: Urgency) {
+    /// Waits for the end of the cluster, after whatever is done to it.
+    fn end(&mut self, first: impl FnOnce(&Primary)) -> everycore::Result<Outcome> {
         let running = self.running.take().unwrap();
-        running.primary().stop(urgency).unwrap();
+        first(running.primary());
         let (tell, told) = channel();
         std::thread::spawn(move || tell.send(running.wait()));
-        told.recv_timeout(PATIENCE).expect("the cluster ends").unwrap();
+        told.recv_timeout(PATIENCE).expect("the cluster ends")
     }
 
     /// The next warning.
@@ -86,16 +90,18 @@ impl Drop for Wrapped {
 
 #[test]
 fn a_stop_ends_the_program_behind_a_shell() {
-    let mut wrapped = Wrapped::start("stop", "sleep 600", PATIENCE);
-    wrapped.stop(Urgency::Graceful);
+    let mut wrapped = Wrapped::start("stop", "SAYS; exec sleep 600", PATIENCE);
+    let outcome = wrapped.end(|primary| primary.stop(Urgency::Graceful).unwrap());
+    assert_eq!(outcome.unwrap(), Outcome::Stopped);
     assert!(wrapped.has_ended());
 }
 
 #[test]
 fn a_program_that_does_not_end_when_told_is_killed_in_time() {
-    let deaf = "sh -c 'trap : TERM; while :; do sleep 600; done'";
+    let deaf = "trap : TERM; SAYS; while :; do sleep 600; done";
     let mut wrapped = Wrapped::start("deaf", deaf, Duration::from_millis(300));
-    wrapped.stop(Urgency::Graceful);
+    let outcome = wrapped.end(|primary| primary.stop(Urgency::Graceful).unwrap());
+    assert_eq!(outcome.unwrap(), Outcome::Stopped);
     let told = wrapped.warning();
     assert!(told.contains("left processes of its group behind") && told.contains("told to end"), "{told}");
     assert!(wrapped.warning().contains("killed"));
@@ -104,8 +110,10 @@ fn a_program_that_does_not_end_when_told_is_killed_in_time() {
 
 #[test]
 fn a_shell_that_is_killed_leaves_no_program_behind() {
-    let mut wrapped = Wrapped::start("killed", "sleep 600", PATIENCE);
+    let mut wrapped = Wrapped::start("killed", "SAYS; exec sleep 600", PATIENCE);
     PidFd::open(wrapped.worker).unwrap().signal(KILL).unwrap();
-    until("the program has ended", || wrapped.has_ended());
-    wrapped.stop(Urgency::Fast);
+    // The only one, and it is not replaced: the cluster ends after what it has left, which cannot make that a success.
+    let outcome = wrapped.end(|_| ());
+    assert!(matches!(outcome, Err(Error::GivenUp { .. })), "{outcome:?}");
+    assert!(wrapped.has_ended());
 }

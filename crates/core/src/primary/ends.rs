@@ -165,16 +165,18 @@ impl Primary {
         self.has_served || self.workers.iter().any(|worker| worker.ready_since.is_some())
     }
 
-    /// Nobody was ever ready, and every slot has failed often enough, and quickly, to tell that nobody will be.
+    /// Nobody was ever ready, nobody is being tried, and every slot has failed often enough, and quickly, to tell that
+    /// nobody will be.
     fn cannot_start(&self) -> bool {
         let limit = self.settings.restart.start_limit;
         let hopeless = |seat: &Seat| {
             seat.history.quick() >= limit || matches!(seat.vacancy, Vacancy::Done | Vacancy::Errored)
         };
-        !self.ever_served() && self.seats.iter().all(hopeless)
+        let is_tried = |worker: &Worker| !worker.is_leaving();
+        !self.ever_served() && !self.workers.iter().any(is_tried) && self.seats.iter().all(hopeless)
     }
 
-    /// Gives up the slots in which nobody is being tried; the others are judged when their worker fails.
+    /// Gives up the slots that are to be filled.
     fn give_up_vacant(&mut self) {
         let slots = 0..self.slots();
         let vacant = |slot: &u32| {

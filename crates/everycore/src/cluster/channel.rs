@@ -1,7 +1,5 @@
 //! What workers say on their channels, and how they end.
 
-use std::time::Instant;
-
 use everycore_core::{Event as CoreEvent, ExitStatus, ListenerKey, WorkerId};
 use everycore_ipc::{ChannelError, Incoming, Message, Outgoing, Received, SendError};
 use everycore_sys::signals::number::KILL;
@@ -159,8 +157,20 @@ impl Driver {
 
     /// Nobody will answer this question of a worker's. A Node worker asks none.
     pub(super) fn decline(&mut self, worker: WorkerId, request: u64) {
-        if let Some(Side::Library(_)) = self.members.get(&worker).map(|member| &member.side) {
-            self.reply(worker, &ToWorker::Unheard { request }, Vec::new());
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        if !matches!(member.side, Side::Library(_)) {
+            return;
+        }
+        match member.tell(&ToWorker::Unheard { request }, Vec::new()) {
+            Ok(()) => {
+                self.flush_channel(worker);
+            }
+            // It does not read; what it asked is over for it when its own time is.
+            Err(error) => {
+                let reason = format!("cannot be told that nobody answers request {request}: {error}");
+                let worker = self.info(worker);
+                self.tell(Event::Error { worker, reason });
+            }
         }
     }
 
@@ -269,11 +279,11 @@ impl Driver {
         worker: WorkerId,
         grant: impl FnOnce(&mut Self) -> Result<T, ListenFailure>,
     ) -> Result<T, ListenFailure> {
-        let held = self.listeners.held_by(worker);
+        let (held, before) = (self.listeners.held_by(worker), self.listeners.last_key());
         let granted = grant(self);
         if granted.is_err() {
             for key in self.listeners.held_by(worker).into_iter().filter(|key| !held.contains(key)) {
-                self.listeners.closed_by(worker, key, &self.sources, false, Some(Instant::now()));
+                self.listeners.ungrant(worker, key, before, &self.sources);
             }
         }
         granted

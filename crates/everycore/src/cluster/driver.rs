@@ -80,6 +80,8 @@ pub(crate) struct Driver {
     pub(super) held_back: HeldBack,
     /// What is left of workers that have ended.
     pub(super) leftovers: Leftovers,
+    /// How the core has ended, while the cluster goes on until nothing is left.
+    ended: Option<core::Outcome>,
     pub(super) unserved: Unserved,
     /// How the last worker ended that was not told to, or why the last could not be started.
     pub(super) last_failure: String,
@@ -208,6 +210,7 @@ impl Driver {
             remains: Vec::new(),
             held_back: HeldBack::new(),
             leftovers: Leftovers::default(),
+            ended: None,
             unserved: Unserved::default(),
             last_failure: String::new(),
             unstartable: None,
@@ -268,8 +271,10 @@ impl Driver {
         loop {
             self.pictured = false;
             self.carry_out_effects();
-            if self.core.is_finished() && self.leftovers.is_empty() {
-                return match (self.core.outcome(), self.unstartable.take()) {
+            // How it ended is settled before what is left has been waited for: an order to stop meanwhile changes nothing.
+            self.ended = self.core.is_finished().then(|| self.ended.unwrap_or_else(|| self.core.outcome()));
+            if let Some(outcome) = self.ended.filter(|_| self.leftovers.is_empty()) {
+                return match (outcome, self.unstartable.take()) {
                     (core::Outcome::Stopped, _) => Ok(Outcome::Stopped),
                     (core::Outcome::Completed, _) => Ok(Outcome::Completed),
                     (core::Outcome::AllErrored, Some(source)) => Err(Error::Start { source }),
@@ -292,7 +297,6 @@ impl Driver {
         }
     }
 
-    /// The core's clock.
     /// The cluster as it stands.
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot::new(self.core.snapshot(), self.listeners.bound_at(), self.now())
@@ -370,7 +374,9 @@ impl Driver {
     pub(super) fn order(&mut self, event: core::Event) {
         self.pictured = false;
         match event {
-            core::Event::Stop { urgency: core::Urgency::Fast } => self.leftovers.hurry(self.deadlines.term),
+            core::Event::Stop { urgency } => {
+                self.leftovers.stop(urgency == core::Urgency::Fast, self.deadlines.term);
+            }
             core::Event::Reload => self.look_at_predecessors(),
             _ => {}
         }

@@ -3,6 +3,7 @@
 use everycore_core::{Effect, Notice, WorkerId};
 use everycore_sys::signals::number::{KILL, TERM};
 
+use super::Readiness;
 use super::autopsy;
 use super::driver::{Driver, later};
 use super::event::{Event, WorkerInfo};
@@ -86,6 +87,9 @@ impl Driver {
         self.held_back.remove(&worker);
         self.listeners.forget(worker, &self.sources);
         self.readying.forget(worker);
+        if self.core.is_settled() {
+            self.abandon_old_listeners();
+        }
     }
 
     /// The worker as events name it; one that is gone keeps at least its id.
@@ -98,7 +102,14 @@ impl Driver {
     /// serve beside.
     fn abandon_old_listeners(&mut self) {
         let core = &self.core;
-        self.listeners.abandon(later(self.deadlines.drain), |worker| !core.is_leaving(worker));
+        let patience = match self.readiness {
+            Readiness::Listening | Readiness::Socket | Readiness::Inherited => self.deadlines.drain,
+            // Ready says nothing of listening.
+            Readiness::Online | Readiness::Message | Readiness::Notify | Readiness::StaysUp(_) => {
+                self.deadlines.drain.max(self.deadlines.start)
+            }
+        };
+        self.listeners.abandon(later(patience), |worker| !core.is_leaving(worker));
     }
 
     fn announce(&mut self, notice: Notice) {

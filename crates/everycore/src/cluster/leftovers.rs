@@ -3,6 +3,7 @@
 //! Nobody would end them, and one that holds a listening socket would serve beside its successors. They are told to end as
 //! soon as their worker has, and killed when they have not after the time that workers have to drain.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ const AFTER_KILL: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Leftovers {
     groups: Vec<Leftover>,
+    is_stopping: bool,
     /// The cluster stops at once: what they have then.
     hurry: Option<Duration>,
 }
@@ -58,13 +60,19 @@ impl Leftovers {
         self.groups.iter().map(|leftover| leftover.next).min()
     }
 
-    /// Less time for all from now on.
-    pub(super) fn hurry(&mut self, limit: Duration) {
+    /// The cluster is ordered to stop: at once, if so said or said again; and once more, without waiting for anybody.
+    pub(super) fn stop(&mut self, is_fast: bool, limit: Duration) {
+        let again = std::mem::replace(&mut self.is_stopping, true);
+        if !is_fast && !again {
+            return;
+        }
+        let limit = if self.hurry.is_some() { Duration::ZERO } else { limit };
         self.hurry = Some(limit);
+        let soon = later(limit);
         for leftover in &mut self.groups {
             if let State::Told { until } | State::Lives { until } = &mut leftover.state {
-                let soon = later(limit);
-                *until = until.map_or(soon, |until| Some(soon.map_or(until, |soon| soon.min(until))));
+                *until = [*until, soon].into_iter().flatten().min();
+                leftover.next = Instant::now();
             }
         }
     }
@@ -87,28 +95,26 @@ impl Driver {
     pub(super) fn look_at_leftovers(&mut self, now: Instant) {
         let (due, mut kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.leftovers.groups).into_iter().partition(|one| one.next <= now);
+        let due: Vec<Leftover> = due.into_iter().filter(|leftover| !is_gone(leftover.group)).collect();
+        if due.is_empty() {
+            self.leftovers.groups = kept;
+            return;
+        }
+        // One look at all processes for all of them.
+        let living = living(&due.iter().map(|leftover| leftover.group).collect::<Vec<_>>());
         for mut leftover in due {
-            if is_gone(leftover.group) {
-                continue;
-            }
+            // Those that ended and wait only to be waited for, which may be nobody's habit, are not waited for here.
+            let Some(living) = living.get(&leftover.group.as_raw_nonzero().get()) else { continue };
             match leftover.state {
                 State::Told { until } => {
-                    let living = living(leftover.group);
-                    if living.is_empty() {
-                        continue;
-                    }
-                    self.tell_of_leftovers(leftover.worker, &living, "they are told to end as well");
+                    self.tell_of_leftovers(leftover.worker, living, "they are told to end as well");
                     leftover.state = State::Lives { until };
                 }
                 State::Lives { until: Some(until) } if until <= now => {
-                    let living = living(leftover.group);
-                    if living.is_empty() {
-                        continue;
-                    }
                     let _ = kill_process_group(leftover.group, Signal::KILL);
                     self.tell_of_leftovers(
                         leftover.worker,
-                        &living,
+                        living,
                         "they have not ended in time and are killed",
                     );
                     leftover.state = State::Killed { until: now + AFTER_KILL };
@@ -142,23 +148,41 @@ fn is_gone(group: Pid) -> bool {
     test_kill_process_group(group).is_err() || reused()
 }
 
-/// Names and numbers of the processes of a group that have not ended.
-fn living(group: Pid) -> Vec<String> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let stats = processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
-    let group = group.as_raw_nonzero().get();
-    stats.filter_map(|stat| member(&stat, group)).collect()
+/// Names and numbers of the processes that have not ended, by group.
+fn living(groups: &[Pid]) -> BTreeMap<i32, Vec<String>> {
+    let groups: Vec<i32> = groups.iter().map(|group| group.as_raw_nonzero().get()).collect();
+    let mut living: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(stat) = fs::read(process.path().join("stat")) else { continue };
+        let Some(found) = Process::parse(&String::from_utf8_lossy(&stat)) else { continue };
+        // Of a process whose first thread has ended the others may go on.
+        let others = || fs::read_dir(process.path().join("task")).is_ok_and(|tasks| tasks.count() > 1);
+        if groups.contains(&found.group) && (!found.is_dead || others()) {
+            living.entry(found.group).or_default().push(found.name);
+        }
+    }
+    living
 }
 
-/// `name (pid N)` of a line of `/proc/PID/stat` if that process is of the group and lives.
-fn member(stat: &str, group: i32) -> Option<String> {
-    // The name may contain anything, brackets too.
-    let (before, after) = stat.rsplit_once(") ")?;
-    let (pid, name) = before.split_once(" (")?;
-    let mut fields = after.split(' ');
-    let state = fields.next()?;
-    let of: i32 = fields.nth(1)?.parse().ok()?;
-    (of == group && !matches!(state, "Z" | "X")).then(|| format!("{name}, pid {pid}"))
+/// What a line of `/proc/PID/stat` says.
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    name: String,
+    group: i32,
+    /// Its first thread is.
+    is_dead: bool,
+}
+
+impl Process {
+    fn parse(stat: &str) -> Option<Self> {
+        // The name may contain anything, brackets too.
+        let (before, after) = stat.rsplit_once(") ")?;
+        let (pid, name) = before.split_once(" (")?;
+        let mut fields = after.split(' ');
+        let is_dead = matches!(fields.next()?, "Z" | "X");
+        let group = fields.nth(1)?.parse().ok()?;
+        Some(Self { name: format!("{name}, pid {pid}"), group, is_dead })
+    }
 }
 
 #[cfg(test)]
@@ -166,12 +190,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_of_a_group_and_lives_is_found_whatever_its_name() {
-        assert_eq!(member("7 (a) S 1) S 1 42 42 0", 42).as_deref(), Some("a) S 1, pid 7"));
-        assert_eq!(member("7 (sh) S 1 42 42 0", 7), None);
-        assert_eq!(member("7 (sh) Z 1 42 42 0", 42), None);
-        assert_eq!(member("7 (sh", 42), None);
+    fn a_line_is_read_whatever_the_name() {
+        let process = |name: &str, group, is_dead| Some(Process { name: name.into(), group, is_dead });
+        assert_eq!(Process::parse("7 (a) S 1) S 1 42 42 0"), process("a) S 1, pid 7", 42, false));
+        assert_eq!(Process::parse("7 (sh) Z 1 42 42 0"), process("sh, pid 7", 42, true));
+        assert_eq!(Process::parse("7 (sh"), None);
+    }
+
+    #[test]
+    fn who_is_of_a_group_and_lives_is_found() {
         let own = rustix::process::getpgrp();
-        assert!(living(own).iter().any(|one| one.ends_with(&format!("pid {}", std::process::id()))));
+        let found = living(&[own]);
+        let here = format!("pid {}", std::process::id());
+        assert!(found[&own.as_raw_nonzero().get()].iter().any(|name| name.ends_with(&here)), "{found:?}");
+        // Ended, and not waited for.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let name = format!("pid {}", child.id());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while living(&[own]).values().flatten().any(|one| one.ends_with(&name)) {
+            assert!(Instant::now() < deadline, "one that has ended counts as living");
+        }
+        child.wait().unwrap();
     }
 }

@@ -91,6 +91,8 @@ pub(crate) struct Listeners {
     pub(crate) permanent_only: bool,
     /// Connections handed over since the start.
     pub(crate) handed: u64,
+    /// When a worker was last told who has the address it asked for.
+    explained: Option<Instant>,
 }
 
 impl Listeners {

@@ -5,8 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 /// Processes looked at per question: a worker with more descendants than this is judged by the first ones.
 const MAX_PROCESSES: usize = 64;
@@ -40,13 +43,14 @@ pub(crate) fn look(pid: u32, inode: u64) -> Sight {
         let process = PathBuf::from(format!("/proc/{pid}"));
         let threads = numbered(&process.join("task"));
         match Descriptors::of(&process, inode) {
-            Some(descriptors) if descriptors.serve(&process, &threads, inode) => return Sight::Served,
-            Some(descriptors) => {
+            Ok(descriptors) if descriptors.serve(&process, &threads, inode) => return Sight::Served,
+            Ok(descriptors) => {
                 held |= !descriptors.holders.is_empty();
                 hidden |= descriptors.has_ring;
             }
-            // Perhaps it has just ended, perhaps it is another user's.
-            None => hidden = true,
+            // It has just ended.
+            Err(error) if is_gone(&error) => {}
+            Err(_) => hidden = true,
         }
         for thread in &threads {
             let children = read(&process.join(format!("task/{thread}/children")));
@@ -54,6 +58,11 @@ pub(crate) fn look(pid: u32, inode: u64) -> Sight {
         }
     }
     if held && !hidden { Sight::Held } else { Sight::Unknown }
+}
+
+/// Whether a process could not be looked at because it is no more.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 /// The descriptors of a process that matter here.
@@ -66,10 +75,9 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    /// `None` where they cannot be read.
-    fn of(process: &Path, inode: u64) -> Option<Self> {
+    fn of(process: &Path, inode: u64) -> io::Result<Self> {
         let directory = process.join("fd");
-        fs::read_dir(&directory).ok()?;
+        fs::read_dir(&directory)?;
         let mut found = Self { holders: BTreeSet::new(), epolls: Vec::new(), has_ring: false };
         for fd in numbered(&directory) {
             let Ok(target) = fs::read_link(directory.join(fd.to_string())) else { continue };
@@ -82,7 +90,7 @@ impl Descriptors {
                 _ => {}
             }
         }
-        Some(found)
+        Ok(found)
     }
 
     /// Whether the process waits for connections of the socket.

@@ -39,15 +39,23 @@ struct Look {
     joined: bool,
     /// It counts as ready already.
     ready: bool,
+    /// Since when no look has told what it does.
+    unknown_since: Option<Instant>,
 }
 
 impl Readying {
     pub(super) fn started(&mut self, worker: WorkerId, pid: u32) {
         let now = Instant::now();
-        self.workers.insert(
-            worker,
-            Look { pid, since: now, next: now + LOOK.0, every: LOOK.0, joined: false, ready: false },
-        );
+        let look = Look {
+            pid,
+            since: now,
+            next: now + LOOK.0,
+            every: LOOK.0,
+            joined: false,
+            ready: false,
+            unknown_since: None,
+        };
+        self.workers.insert(worker, look);
     }
 
     pub(super) fn joined(&mut self, worker: WorkerId) {
@@ -100,9 +108,16 @@ impl Driver {
             self.readying.seen |= sight == Sight::Served;
             let must_serve = self.readiness == Readiness::Inherited || self.readying.seen;
             let up = now.duration_since(look.since);
+            look.unknown_since = match sight {
+                Sight::Unknown => look.unknown_since.or(Some(now)),
+                Sight::Held | Sight::Served => None,
+            };
+            let unknown = look.unknown_since.map_or(Duration::ZERO, |since| now.duration_since(since));
             let counts = match sight {
                 Sight::Served => true,
                 Sight::Held if must_serve => up >= starts_slowly,
+                // A single look may have come at the wrong moment.
+                Sight::Unknown if must_serve => unknown >= stays_up,
                 Sight::Held | Sight::Unknown => up >= stays_up,
             };
             if counts && !look.ready {

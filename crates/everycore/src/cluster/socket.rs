@@ -35,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) readable_all: bool,
     /// See `readable_all`.
     pub(crate) writable_all: bool,
+    /// Nobody has the time to find out who has an address that is taken, among all processes of the machine.
+    pub(crate) hurried: bool,
     /// What people set.
     pub(crate) listen: ListenOptions,
 }
@@ -82,7 +84,6 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Without one, as in a directory that has become read-only, it cannot be removed either.
         let _lock = PathLock::take(&self.path);
         if self.identity == identity(&self.path) {
             // Gone already is as good as removed, and nobody is left to tell about anything else.
@@ -110,7 +111,7 @@ pub(crate) fn listen(address: &Address, options: &Options) -> Result<Bound, Erro
             "only the primary inherits sockets; bind it there",
         )),
     };
-    bound.map_err(|error| explain(address, error))
+    bound.map_err(|error| explain(address, error, options.hurried))
 }
 
 /// Reads what a service manager has passed, while that can be done.
@@ -121,7 +122,7 @@ pub(crate) fn look_for_inherited() -> Result<(), Error> {
 /// What was inherited under this number or name: one socket, or several of one name. They stay what they are; only
 /// the options that a listening socket can still be given are set.
 pub(crate) fn adopt(which: &str, options: &Options) -> Result<Vec<Bound>, Error> {
-    let wrong = |error| explain(&Address::Inherited(which.to_owned()), error);
+    let wrong = |error| explain(&Address::Inherited(which.to_owned()), error, false);
     let sockets = inherited::take(which).map_err(wrong)?;
     sockets.into_iter().map(|socket| adopted(socket, options).map_err(wrong)).collect()
 }
@@ -226,7 +227,7 @@ fn listen_unix(path: &Path, options: &Options) -> io::Result<Bound> {
     // Removed by this name at the end, wherever this process may be by then.
     let path = &if is_abstract { path.to_owned() } else { std::path::absolute(path)? };
     let (address, _directory) = unix_address(path)?;
-    let lock = if is_abstract { None } else { PathLock::take(path)? };
+    let lock = (!is_abstract).then(|| PathLock::take(path));
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     options.listen.apply(&socket, false)?;
     if let Err(error) = socket.bind(&address) {
@@ -300,10 +301,11 @@ fn is_stale(path: &Path) -> bool {
     matches!(connected, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-fn explain(address: &Address, source: io::Error) -> Error {
+fn explain(address: &Address, source: io::Error, hurried: bool) -> Error {
     let message = match source.kind() {
         io::ErrorKind::AddrInUse => {
-            let owner = owner(address).map(|owner| format!(" (by {owner})")).unwrap_or_default();
+            let owner = if hurried { None } else { owner(address) };
+            let owner = owner.map(|owner| format!(" (by {owner})")).unwrap_or_default();
             format!("bind {address}: address already in use{owner}; choose another or stop its owner")
         }
         io::ErrorKind::PermissionDenied => match address {

@@ -1,7 +1,7 @@
 //! Who was granted which listener: what workers ask for is found or bound, and held until they give it back or end.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use everycore_core::{ListenerKey, WorkerId};
 use rustix::io::Errno;
@@ -16,6 +16,9 @@ use crate::protocol::{ListenFailure, Wanted};
 
 /// Listeners one worker may have open; a worker that asks for more is out of order, not in need.
 pub(super) const PER_WORKER: usize = 1024;
+
+/// How often a worker is told at most who has the address it asks for.
+const EXPLAINS: Duration = Duration::from_secs(1);
 
 /// Listeners that may be open for replacements to come.
 pub(super) const ORPHANS: usize = 1024;
@@ -60,10 +63,8 @@ impl Listeners {
                 self.bound(None, address, index, &Options { backlog, ..Options::default() })?
             }
         };
-        // Of datagrams whoever reads first gets them; connections have one queue for each worker.
         if let Some(listening) = self.by_key.get(&key)
             && listening.holders.contains(&worker)
-            && !matches!(listening.bound.address, BoundAddress::Udp(_))
         {
             let address = &listening.bound.address;
             return Err(refusal(
@@ -183,9 +184,14 @@ impl Listeners {
                 ),
             ));
         }
-        match socket::listen(&address, options) {
+        // Workers may ask in vain without end, and each answer with an owner costs a look at every process.
+        let hurried = self.explained.is_some_and(|last| last.elapsed() < EXPLAINS);
+        match socket::listen(&address, &Options { hurried, ..options.clone() }) {
             Ok(bound) => Ok(self.add(None, (address, index), bound)),
             Err(Error::Bind { source, message, .. }) => {
+                if !hurried {
+                    self.explained = Some(Instant::now());
+                }
                 Err(ListenFailure { errno: source.raw_os_error().unwrap_or(0), message })
             }
             Err(other) => Err(ListenFailure { errno: 0, message: other.to_string() }),
@@ -215,6 +221,21 @@ impl Listeners {
         } else {
             // Who was accepted already is served by whoever asks for the address next, if that is soon.
             listening.abandoned = listening.abandoned.or(until);
+        }
+    }
+
+    /// The key of the listener that was bound last.
+    pub(crate) fn last_key(&self) -> u32 {
+        self.last
+    }
+
+    /// A worker was not given what it was granted. One that was there `before` waits for whoever it waited for.
+    pub(crate) fn ungrant(&mut self, worker: WorkerId, key: ListenerKey, before: u32, sources: &Sources) {
+        if let Some(listening) = self.by_key.get_mut(&key) {
+            listening.holders.remove(&worker);
+            if key.get() > before && listening.holders.is_empty() && listening.name.is_none() {
+                self.close(key, sources);
+            }
         }
     }
 
