@@ -4,8 +4,11 @@
 
 mod handoff;
 
+use std::collections::BTreeMap;
 use std::mem::{Discriminant, discriminant};
 use std::ops::Range;
+
+use serde::de::{Deserialize, Deserializer};
 
 use crate::limits::Limits;
 use crate::wire::node::{Heard, Inner, Payload};
@@ -41,10 +44,32 @@ pub fn json(bytes: &[u8]) {
         {
             assert_eq!(Some(value), serde_json::from_str(text).ok(), "read otherwise than serde_json does");
         }
+        if let Ok(text) = std::str::from_utf8(&text)
+            && let Ok(value) = json::from_str::<Lenient>(text)
+        {
+            assert_eq!(
+                Some(value),
+                serde_json::from_str(text).ok(),
+                "read otherwise by who passes over errors"
+            );
+        }
         if let Some(mended) = json::mend_surrogates(&text) {
             assert_eq!(mended.len(), text.len());
             assert_eq!(json::mend_surrogates(&mended), None);
         }
+    }
+}
+
+/// What a program reads that makes do with nothing where it finds something else.
+type Lenient = OrDefault<BTreeMap<String, OrDefault<Vec<OrDefault<String>>>>>;
+
+/// A value, or what stands for it where it cannot be read.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OrDefault<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for OrDefault<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Self(T::deserialize(from).unwrap_or_default()))
     }
 }
 

@@ -46,11 +46,11 @@ const RAW: &str = "$serde_json::private::RawValue";
 
 /// Reads a value that is all of a text.
 pub(crate) fn from_str<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T> {
-    let mut reader = Reader { text, at: 0, depth: 0 };
+    let mut reader = Reader { text, at: 0, depth: 0, refused: false };
     let value = T::deserialize(&mut reader)?;
     match reader.peek() {
-        None => Ok(value),
-        Some(_) => Err(Refused),
+        None if !reader.refused => Ok(value),
+        _ => Err(Refused),
     }
 }
 
@@ -58,12 +58,25 @@ struct Reader<'de> {
     text: &'de str,
     at: usize,
     depth: usize,
+    /// Something was refused, and who reads need not have passed that on: `serde_json` may have got further, or less far.
+    refused: bool,
 }
 
 impl<'de> Reader<'de> {
+    #[cold]
+    fn refuse(&mut self) -> Refused {
+        self.refused = true;
+        Refused
+    }
+
+    /// What was not read yet.
+    fn rest(&self) -> &'de [u8] {
+        self.text.as_bytes().get(self.at..).unwrap_or_default()
+    }
+
     /// The next byte that is no space.
     fn peek(&mut self) -> Option<u8> {
-        let rest = &self.text.as_bytes()[self.at..];
+        let rest = self.rest();
         let space = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')).count();
         self.at += space;
         rest.get(space).copied()
@@ -71,15 +84,15 @@ impl<'de> Reader<'de> {
 
     fn expect(&mut self, byte: u8) -> Result<()> {
         if self.peek() != Some(byte) {
-            return Err(Refused);
+            return Err(self.refuse());
         }
         self.at += 1;
         Ok(())
     }
 
     fn word(&mut self, word: &str) -> Result<()> {
-        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
-            return Err(Refused);
+        if !self.rest().starts_with(word.as_bytes()) {
+            return Err(self.refuse());
         }
         self.at += word.len();
         Ok(())
@@ -115,22 +128,23 @@ impl<'de> Reader<'de> {
 
     /// What stands here without an escape.
     fn plain(&mut self) -> Result<&'de str> {
-        let rest = self.text.get(self.at..).ok_or(Refused)?;
-        let length = plain_length(rest.as_bytes());
-        self.at += length;
-        rest.get(..length).ok_or(Refused)
+        let rest = self.text.get(self.at..).ok_or_else(|| self.refuse())?;
+        let plain = rest.get(..plain_length(rest.as_bytes())).ok_or_else(|| self.refuse())?;
+        self.at += plain.len();
+        Ok(plain)
     }
 
     /// The quote or backslash at which plain text ended.
     fn special(&mut self) -> Result<u8> {
-        let byte = self.text.as_bytes().get(self.at).copied().filter(|byte| matches!(byte, b'"' | b'\\'));
+        let byte = self.rest().first().copied().filter(|byte| matches!(byte, b'"' | b'\\'));
+        let byte = byte.ok_or_else(|| self.refuse())?;
         self.at += 1;
-        byte.ok_or(Refused)
+        Ok(byte)
     }
 
     /// What is spelled behind a backslash. Surrogates without a partner are no characters.
     fn escaped(&mut self) -> Result<char> {
-        let byte = self.text.as_bytes().get(self.at).copied().ok_or(Refused)?;
+        let byte = self.rest().first().copied().ok_or_else(|| self.refuse())?;
         self.at += 1;
         Ok(match byte {
             b'"' | b'\\' | b'/' => char::from(byte),
@@ -142,29 +156,31 @@ impl<'de> Reader<'de> {
             b'u' => {
                 let unit = self.unit()?;
                 if !(0xD800..0xDC00).contains(&unit) {
-                    return char::from_u32(unit).ok_or(Refused);
+                    return char::from_u32(unit).ok_or_else(|| self.refuse());
                 }
                 self.word("\\u")?;
-                let low = self.unit()?.checked_sub(0xDC00).filter(|low| *low < 0x400).ok_or(Refused)?;
-                char::from_u32(0x10000 + ((unit - 0xD800) << 10) + low).ok_or(Refused)?
+                let low = self.unit()?.checked_sub(0xDC00).filter(|low| *low < 0x400);
+                low.and_then(|low| char::from_u32(0x10000 + ((unit - 0xD800) << 10) + low))
+                    .ok_or_else(|| self.refuse())?
             }
-            _ => return Err(Refused),
+            _ => return Err(self.refuse()),
         })
     }
 
     /// Four hexadecimal digits.
     fn unit(&mut self) -> Result<u32> {
-        let digits = self.text.as_bytes().get(self.at..self.at + 4).ok_or(Refused)?;
+        let digits = self.rest().get(..4).ok_or_else(|| self.refuse())?;
+        let unit =
+            digits.iter().try_fold(0, |unit, digit| Some(unit << 4 | char::from(*digit).to_digit(16)?));
+        let unit = unit.ok_or_else(|| self.refuse())?;
         self.at += 4;
-        digits
-            .iter()
-            .try_fold(0, |unit, digit| Ok(unit << 4 | char::from(*digit).to_digit(16).ok_or(Refused)?))
+        Ok(unit)
     }
 
     /// The text of a number, which may be none.
     fn digits(&mut self) -> &'de str {
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        let length = rest
+        let length = self
+            .rest()
             .iter()
             .take_while(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'))
             .count();
@@ -178,14 +194,21 @@ impl<'de> Reader<'de> {
             Some(b'"') => self.text_value(visitor),
             Some(b'{') => self.object(visitor),
             Some(b'[') => self.array(visitor),
-            Some(b'-' | b'0'..=b'9') => number(self.digits(), visitor),
+            Some(b'-' | b'0'..=b'9') => {
+                self.number(visitor, |reader, visitor| reader.deserialize_any(visitor))
+            }
             Some(b't' | b'f') => visitor.visit_bool(self.boolean()?),
             Some(b'n') => {
                 self.null()?;
                 visitor.visit_unit()
             }
-            _ => Err(Refused),
+            _ => Err(self.refuse()),
         }
+    }
+
+    fn number<V: Visitor<'de>>(&mut self, visitor: V, other: impl Other<'de, V>) -> Result<V::Value> {
+        let value = number(self.digits(), visitor, other);
+        value.map_err(|_| self.refuse())
     }
 
     fn text_value<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value> {
@@ -207,18 +230,28 @@ impl<'de> Reader<'de> {
     fn nested<T>(&mut self, open: u8, close: u8, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.expect(open)?;
         if self.depth == DEPTH {
-            return Err(Refused);
+            return Err(self.refuse());
         }
         self.depth += 1;
-        let value = read(self)?;
+        let value = read(self).map_err(|_| self.refuse())?;
         self.depth -= 1;
         self.expect(close)?;
         Ok(value)
     }
 }
 
+/// How `serde_json` reads a number: of 32 bits it rounds one to those at once.
+trait Other<'de, V: Visitor<'de>>: FnOnce(&mut Theirs<'de>, V) -> serde_json::Result<V::Value> {}
+
+impl<'de, V: Visitor<'de>, F: FnOnce(&mut Theirs<'de>, V) -> serde_json::Result<V::Value>> Other<'de, V>
+    for F
+{
+}
+
+type Theirs<'de> = serde_json::Deserializer<serde_json::de::StrRead<'de>>;
+
 /// A number: whole ones that are not long here, all others as `serde_json` reads them.
-fn number<'de, V: Visitor<'de>>(text: &'de str, visitor: V) -> Result<V::Value> {
+fn number<'de, V: Visitor<'de>>(text: &'de str, visitor: V, other: impl Other<'de, V>) -> Result<V::Value> {
     let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
     let is_plain =
         (1..=DIGITS).contains(&digits.len()) && !(digits.starts_with('0') && (digits.len() > 1 || negative));
@@ -228,7 +261,7 @@ fn number<'de, V: Visitor<'de>>(text: &'de str, visitor: V) -> Result<V::Value> 
         Some(number) => visitor.visit_u64(number),
         None => {
             let mut reader = serde_json::Deserializer::from_str(text);
-            let value = reader.deserialize_any(visitor).map_err(|_| Refused)?;
+            let value = other(&mut reader, visitor).map_err(|_| Refused)?;
             reader.end().map_err(|_| Refused)?;
             Ok(value)
         }
@@ -245,8 +278,8 @@ macro_rules! numbers {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
             match self.peek() {
-                Some(b'-' | b'0'..=b'9') => number(self.digits(), visitor),
-                _ => Err(Refused),
+                Some(b'-' | b'0'..=b'9') => self.number(visitor, |reader, visitor| reader.$method(visitor)),
+                _ => Err(self.refuse()),
             }
         }
     )*};
@@ -255,7 +288,7 @@ macro_rules! numbers {
 macro_rules! refused {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, _: V) -> Result<V::Value> {
-            Err(Refused)
+            Err(self.refuse())
         }
     )*};
 }
@@ -314,7 +347,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value> {
         if name == RAW {
-            return Err(Refused);
+            return Err(self.refuse());
         }
         visitor.visit_newtype_struct(self)
     }
@@ -361,7 +394,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         match self.peek() {
             Some(b'{') => self.nested(b'{', b'}', |reader| visitor.visit_enum(Variant::WithContent(reader))),
             Some(b'"') => visitor.visit_enum(Variant::Alone(self)),
-            _ => Err(Refused),
+            _ => Err(self.refuse()),
         }
     }
 

@@ -26,9 +26,9 @@ impl<'de> Reader<'de> {
             (Some(b','), false) => {
                 self.at += 1;
                 // A comma is not the last.
-                if self.peek() == Some(close) { Err(Refused) } else { Ok(true) }
+                if self.peek() == Some(close) { Err(self.refuse()) } else { Ok(true) }
             }
-            _ => Err(Refused),
+            _ => Err(self.refuse()),
         }
     }
 }
@@ -64,7 +64,7 @@ impl<'de> MapAccess<'de> for Entries<'_, 'de> {
             return Ok(None);
         }
         let name = self.reader.string()?;
-        seed.deserialize(Key { name }).map(Some)
+        seed.deserialize(Key { name, reader: &mut *self.reader }).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value> {
@@ -89,7 +89,8 @@ impl<'de> EnumAccess<'de> for Variant<'_, 'de> {
         let value = match &mut self {
             Self::Alone(reader) => seed.deserialize(&mut **reader)?,
             Self::WithContent(reader) => {
-                let value = seed.deserialize(Key { name: reader.string()? })?;
+                let name = reader.string()?;
+                let value = seed.deserialize(Key { name, reader })?;
                 reader.expect(b':')?;
                 value
             }
@@ -110,14 +111,14 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value> {
         match self {
-            Self::Alone(_) => Err(Refused),
+            Self::Alone(reader) => Err(reader.refuse()),
             Self::WithContent(reader) => seed.deserialize(reader),
         }
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value> {
         match self {
-            Self::Alone(_) => Err(Refused),
+            Self::Alone(reader) => Err(reader.refuse()),
             Self::WithContent(reader) => reader.deserialize_seq(visitor),
         }
     }
@@ -128,7 +129,7 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
         visitor: V,
     ) -> Result<V::Value> {
         match self {
-            Self::Alone(_) => Err(Refused),
+            Self::Alone(reader) => Err(reader.refuse()),
             Self::WithContent(reader) => reader.deserialize_struct("", fields, visitor),
         }
     }

@@ -5,28 +5,32 @@ use std::borrow::Cow;
 use serde::de::value::CowStrDeserializer;
 use serde::de::{Deserializer, Visitor};
 
-use super::{RAW, Refused, Result, number};
+use super::{RAW, Reader, Refused, Result, number};
 
-pub(super) struct Key<'de> {
+pub(super) struct Key<'a, 'de> {
     pub(super) name: Cow<'de, str>,
+    /// Is to know what was refused.
+    pub(super) reader: &'a mut Reader<'de>,
 }
 
-impl<'de> Key<'de> {
+impl<'de> Key<'_, 'de> {
     /// The name as it stands in the text. One with escapes in it is neither a number nor a boolean.
-    fn literal(&self) -> Result<&'de str> {
+    fn literal(&mut self) -> Result<&'de str> {
         match self.name {
             Cow::Borrowed(name) => Ok(name),
-            Cow::Owned(_) => Err(Refused),
+            Cow::Owned(_) => Err(self.reader.refuse()),
         }
     }
 }
 
 macro_rules! numbers {
     ($($method:ident)*) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        fn $method<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
             let name = self.literal()?;
-            let is_space = |byte: u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
-            if name.bytes().any(is_space) { Err(Refused) } else { number(name, visitor) }
+            if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(self.reader.refuse());
+            }
+            number(name, visitor, |reader, visitor| reader.$method(visitor)).map_err(|_| self.reader.refuse())
         }
     )*};
 }
@@ -42,12 +46,12 @@ macro_rules! names {
 macro_rules! refused {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, _: V) -> Result<V::Value> {
-            Err(Refused)
+            Err(self.reader.refuse())
         }
     )*};
 }
 
-impl<'de> Deserializer<'de> for Key<'de> {
+impl<'de> Deserializer<'de> for Key<'_, 'de> {
     type Error = Refused;
 
     numbers! {
@@ -80,11 +84,11 @@ impl<'de> Deserializer<'de> for Key<'de> {
         }
     }
 
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+    fn deserialize_bool<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         match self.literal()? {
             "true" => visitor.visit_bool(true),
             "false" => visitor.visit_bool(false),
-            _ => Err(Refused),
+            _ => Err(self.reader.refuse()),
         }
     }
 
@@ -93,7 +97,7 @@ impl<'de> Deserializer<'de> for Key<'de> {
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value> {
-        if name == RAW { Err(Refused) } else { visitor.visit_newtype_struct(self) }
+        if name == RAW { Err(self.reader.refuse()) } else { visitor.visit_newtype_struct(self) }
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

@@ -14,6 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::fuzz::OrDefault;
 
 /// Reads it as `serde_json` does.
 #[track_caller]
@@ -179,6 +180,92 @@ fn what_is_special_is_found_at_every_place() {
     }
 }
 
+/// What is read although errors are passed over is what `serde_json` reads so.
+fn is_read_as_lenient(text: &str) {
+    fn check<T: DeserializeOwned + Debug + Default + PartialEq>(text: &str) {
+        if let Ok(ours) = from_str::<OrDefault<T>>(text) {
+            assert_eq!(
+                Some(ours.0),
+                serde_json::from_str::<OrDefault<T>>(text).ok().map(|own| own.0),
+                "{text}"
+            );
+        }
+        if let Ok(ours) = from_str::<T>(text) {
+            assert_eq!(Some(ours), serde_json::from_str::<T>(text).ok(), "{text}");
+        }
+    }
+    check::<BTreeMap<String, OrDefault<String>>>(text);
+    check::<BTreeMap<OrDefault<u8>, OrDefault<Vec<OrDefault<u8>>>>>(text);
+    check::<BTreeMap<OrDefault<bool>, OrDefault<Option<bool>>>>(text);
+    check::<Vec<OrDefault<(u8, u8)>>>(text);
+    check::<OrDefault<BTreeMap<String, OrDefault<f64>>>>(text);
+    check::<Vec<OrDefault<Value>>>(text);
+    check::<Vec<OrDefault<u128>>>(text);
+}
+
+#[test]
+fn who_passes_over_an_error_gets_no_further_than_serde_json() {
+    for text in [
+        "{\"a\":\"xxx\",\"b\":\"\\ud83d\\ude00\\n\"}",
+        "{\"1\":[1,256,\"x\"],\"x\":[],\"300\":[1],\"true\":null,\"false\":true}",
+        "{\"1\":[01],\"a\":01,\"b\":\"\\ud800\",\"c\":1e999,\"d\":truth}",
+        "[[1,2],[1],[1,2,3],[[1,2],{\"a\":nul}],\"\\u12\",340282366920938463463374607431768211455]",
+        "[[1]",
+        "[{\"x\":1]]",
+    ] {
+        for end in (0..=text.len()).filter(|end| text.is_char_boundary(*end)) {
+            is_read_as_lenient(&text[..end]);
+        }
+    }
+    let unended = format!("{{\"a\":\"{}", "x".repeat(2000));
+    assert!(from_str::<BTreeMap<String, OrDefault<String>>>(&unended).is_err());
+    let told = crate::wire::convert::parse_json::<BTreeMap<String, OrDefault<String>>>(unended.as_bytes());
+    assert!(told.is_err(), "{told:?}");
+}
+
+#[test]
+fn a_key_that_is_no_number_is_none_to_who_takes_anything() {
+    #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+    struct Any;
+
+    impl<'de> Deserialize<'de> for Any {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+            struct Takes;
+            impl<'de> Visitor<'de> for Takes {
+                type Value = Any;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("anything")
+                }
+                fn visit_bool<E>(self, _: bool) -> std::result::Result<Any, E> {
+                    Ok(Any)
+                }
+                fn visit_unit<E>(self) -> std::result::Result<Any, E> {
+                    Ok(Any)
+                }
+                fn visit_u64<E>(self, _: u64) -> std::result::Result<Any, E> {
+                    Ok(Any)
+                }
+                fn visit_seq<A: de::SeqAccess<'de>>(self, mut all: A) -> std::result::Result<Any, A::Error> {
+                    while all.next_element::<u8>()?.is_some() {}
+                    Ok(Any)
+                }
+            }
+            from.deserialize_u64(Takes)
+        }
+    }
+    reads::<BTreeMap<Any, u8>>(r#"{"1":1}"#);
+    for key in ["true", "null", "[1]"] {
+        refuses::<BTreeMap<Any, u8>>(&format!("{{\"{key}\":1}}"));
+    }
+}
+
+#[test]
+fn a_number_is_rounded_once() {
+    // To serde_json with `float_roundtrip`; without, by its way through 64 bits.
+    reads::<f32>("1.00000017881393432617187499");
+    reads::<BTreeMap<String, Vec<f32>>>(r#"{"a":[1.00000017881393432617187499,7.038531e-26]}"#);
+}
+
 fn value() -> impl Strategy<Value = Value> {
     let text = || prop_oneof!["[ -~]{0,5}", "(?s).{0,40}", "\\\\{0,3}\"{0,3}[a-z]{0,100}"];
     let leaf = prop_oneof![
@@ -224,6 +311,7 @@ proptest! {
         if let Ok(ours) = from_str::<BTreeMap<String, Option<Vec<f64>>>>(&text) {
             prop_assert_eq!(Some(ours), serde_json::from_str(&text).ok(), "{}", text);
         }
+        is_read_as_lenient(&text);
         if from_str::<IgnoredAny>(&text).is_ok() {
             prop_assert!(serde_json::from_str::<IgnoredAny>(&text).is_ok(), "{}", text);
         }
