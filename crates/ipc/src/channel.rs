@@ -221,7 +221,7 @@ impl Channel {
             // Before anything is taken: a future that is dropped here loses nothing.
             consume_budget().await;
         }
-        if let Some(incoming) = inner.lock().connection.receive_buffered()? {
+        if let Some(incoming) = inner.receive_buffered()? {
             return Ok(Some(incoming));
         }
         let ready = inner.ready()?;
@@ -229,7 +229,7 @@ impl Channel {
         loop {
             let mut parked = pin!(inner.parked.notified());
             parked.as_mut().enable();
-            if let Some(incoming) = inner.lock().connection.receive_buffered()? {
+            if let Some(incoming) = inner.receive_buffered()? {
                 return Ok(Some(incoming));
             }
             let mut guard = readable_unless(ready, parked.as_mut()).await?;

@@ -4,7 +4,9 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -280,13 +282,30 @@ fn of_many_messages_those_behind_one_that_cannot_be_sent_are_left() {
 fn what_came_before_a_broken_message_is_given_out_before_the_error() {
     let (here, there) = stream_pair().unwrap();
     let here = Channel::new(Connection::new(here, Codec::Json, Limits::default()).unwrap());
-    std::io::Write::write_all(&mut std::os::unix::net::UnixStream::from(there), b"1\n2\n!\n3\n").unwrap();
+    UnixStream::from(there).write_all(b"1\n2\n!\n3\n").unwrap();
     run(async move {
         let mut messages = Vec::new();
         assert_eq!(here.recv_many(&mut messages, 10).await.unwrap(), 2);
         assert!(matches!(here.recv_many(&mut messages, 10).await, Err(ChannelError::Wire(_))));
         assert_eq!(messages.len(), 2);
     });
+}
+
+/// What one read brings may ask for an answer behind a message for the program.
+#[test]
+fn answers_to_what_was_read_ahead_go_out_while_the_next_message_is_waited_for() {
+    let (peer, ours) = stream_pair().unwrap();
+    let here = Channel::new(Connection::new(ours, Codec::Json, Limits::default()).unwrap());
+    let mut peer = UnixStream::from(peer);
+    peer.write_all(b"\"a\"\n{\"cmd\":\"NODE_SOCKET_GET_COUNT\",\"key\":\"k\"}\n").unwrap();
+    run(async {
+        assert_eq!(here.recv().await.unwrap().unwrap().parse::<String>().unwrap(), "a");
+        assert!(once(here.recv()).await.is_none());
+    });
+    let mut answer = [0; 1000];
+    let length = peer.read(&mut answer).expect("the answer is written");
+    let answer = std::str::from_utf8(&answer[..length]).unwrap();
+    assert!(answer.contains("NODE_SOCKET_COUNT"), "{answer}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use tokio::sync::futures::Notified;
 
 use super::pace::{Pace, Timer};
 use crate::connection::{ChannelError, Connection, Flush, Received, SendError};
-use crate::message::{Kind, Message, Outgoing};
+use crate::message::{Incoming, Kind, Message, Outgoing};
 use crate::wire::Codec;
 
 /// Bytes queued within one turn from which on they are written without waiting for its end.
@@ -205,6 +205,20 @@ impl Inner {
             self.work.notify_one();
         }
         received
+    }
+
+    /// Receives what was read already.
+    pub(super) fn receive_buffered(&self) -> Result<Option<Incoming>, ChannelError> {
+        let mut state = self.lock();
+        let unanswered = state.connection.unanswered();
+        let found = state.connection.receive_buffered();
+        let is_due = state.connection.wants_write() || state.connection.unanswered() != unanswered;
+        let wake = self.codec != Codec::Native && is_due && self.after_reading(&mut state);
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+        found
     }
 
     /// Adds what was read already, until there are so many.
