@@ -172,7 +172,6 @@ impl fmt::Display for HandleKind {
 }
 
 /// Why a handle cannot be used as asked.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum HandleError {
     /// It is something else; here it is back.
@@ -182,6 +181,13 @@ pub enum HandleError {
         /// The handle, unchanged.
         handle: Handle,
     },
+}
+
+impl fmt::Debug for HandleError {
+    /// As a `main` that returns it prints it: for people, with the causes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::causes::write(self, f)
+    }
 }
 
 impl fmt::Display for HandleError {

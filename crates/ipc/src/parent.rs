@@ -113,7 +113,6 @@ fn codec(mode: Option<OsString>) -> Result<Codec, ParentError> {
 }
 
 /// Why a process cannot have the channel to its parent.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ParentError {
     /// Threads run already, so the environment cannot be changed any more. Call [`parent`] first.
@@ -132,6 +131,13 @@ pub enum ParentError {
 impl From<InheritError> for ParentError {
     fn from(error: InheritError) -> Self {
         Self::Threads(error)
+    }
+}
+
+impl fmt::Debug for ParentError {
+    /// As a `main` that returns it prints it: for people, with the causes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::causes::write(self, f)
     }
 }
 
