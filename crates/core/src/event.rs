@@ -146,8 +146,7 @@ pub enum Effect {
         signal: i32,
     },
     /// Read back everything the worker has not taken, report it by
-    /// [`Primary::returned`](crate::Primary::returned), and assign it again by
-    /// [`Primary::assign_except`](crate::Primary::assign_except): it has been counted as an arrival before.
+    /// [`Primary::returned`](crate::Primary::returned), which keeps it from this worker for a while, and assign it again.
     Withdraw {
         /// Which worker.
         worker: WorkerId,

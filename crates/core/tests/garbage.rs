@@ -11,7 +11,6 @@ enum Call {
     Deadline,
     Observe(WorkerId, Counters),
     Assign(ListenerKey),
-    AssignExcept(ListenerKey, WorkerId),
     Returned(WorkerId, u64),
     Lost(WorkerId, u64),
     Ask(WorkerId),
@@ -70,7 +69,6 @@ fn call() -> impl Strategy<Value = Call> {
         3 => Just(Call::Deadline),
         3 => (worker(), counters()).prop_map(|(worker, counters)| Call::Observe(worker, counters)),
         4 => listener().prop_map(Call::Assign),
-        1 => (listener(), worker()).prop_map(|(on, not)| Call::AssignExcept(on, not)),
         1 => (worker(), prop_oneof![0_u64..4, any::<u64>()]).prop_map(|(worker, count)| Call::Returned(worker, count)),
         1 => (worker(), prop_oneof![0_u64..4, any::<u64>()]).prop_map(|(worker, count)| Call::Lost(worker, count)),
         1 => worker().prop_map(Call::Ask),
@@ -101,9 +99,6 @@ fn apply(primary: &mut Primary, call: &Call, now: &mut Time) {
         Call::Assign(on) => {
             let free = primary.anyone_free(*on, *now);
             assert_eq!(primary.assign(*on, None, *now) != Assignment::Wait, free);
-        }
-        Call::AssignExcept(on, not) => {
-            assert_ne!(primary.assign_except(*on, None, *not, *now), Assignment::To(*not));
         }
         Call::Returned(worker, count) => primary.returned(*worker, *count),
         Call::Lost(worker, count) => primary.lost(*worker, *count),

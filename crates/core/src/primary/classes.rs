@@ -1,6 +1,6 @@
 //! Classes of workers: who of them gets a connection, and what becomes of it when nobody can.
 
-use super::handoff::{Assignment, Awaited, Choice, Scheduling};
+use super::handoff::{Assignment, Awaited, Scheduling};
 use super::{Primary, Stopping, Vacancy};
 use crate::id::{ClassKey, ListenerKey, Slot};
 use crate::notice::Notice;
@@ -23,7 +23,6 @@ impl Primary {
         router: &mut Router,
         on: ListenerKey,
         from: Peer,
-        choice: Choice,
         candidates: &Candidates<'_>,
         now: Time,
     ) -> Assignment {
@@ -41,8 +40,6 @@ impl Primary {
         let is_full = match router.when_full(class) {
             Full::Wait | Full::SpillTo(_) => false,
             Full::Refuse if candidates.overflow => true,
-            // Whoever would not have it is not among the candidates, and may be all there is.
-            Full::Refuse if matches!(choice, Choice::Except(_)) => false,
             Full::Refuse => {
                 let mine = |other: &&Candidate| router.class_of_slot(other.slot) == class;
                 // Some are free where its policy wants another one.

@@ -62,17 +62,6 @@ impl Totals {
     }
 }
 
-/// Among whom to choose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Choice {
-    /// Everybody; a busy one may be waited for.
-    Best,
-    /// Those who are free.
-    Free,
-    /// As `Best`, without this one.
-    Except(WorkerId),
-}
-
 /// How a worker is chosen.
 #[derive(Debug)]
 pub(super) enum Scheduling {
@@ -136,7 +125,7 @@ impl Primary {
 
     /// Chooses the worker for a connection that arrived on a listener.
     pub fn assign(&mut self, on: ListenerKey, from: impl Into<Peer>, now: Time) -> Assignment {
-        let assignment = self.choose(on, from.into(), Choice::Best, now);
+        let assignment = self.choose(on, from.into(), false, now);
         if let Assignment::To(_) = assignment {
             self.arrived(now);
         }
@@ -145,7 +134,7 @@ impl Primary {
 
     /// As [`assign`](Self::assign), when no more connections can be kept waiting: the best of those who are free.
     pub fn assign_overflow(&mut self, on: ListenerKey, from: impl Into<Peer>, now: Time) -> Assignment {
-        let assignment = self.choose(on, from.into(), Choice::Free, now);
+        let assignment = self.choose(on, from.into(), true, now);
         if let Assignment::To(_) = assignment {
             self.handoffs.spilled += u64::from(self.router().is_none());
             self.arrived(now);
@@ -158,28 +147,14 @@ impl Primary {
         self.credit = self.shortlist.credit();
     }
 
-    /// Chooses another worker for a connection that `not` would not have. It counts as no new arrival.
-    pub fn assign_except(
-        &mut self,
-        on: ListenerKey,
-        from: impl Into<Peer>,
-        not: WorkerId,
-        now: Time,
-    ) -> Assignment {
-        self.choose(on, from.into(), Choice::Except(not), now)
-    }
-
-    fn choose(&mut self, on: ListenerKey, from: Peer, choice: Choice, now: Time) -> Assignment {
+    fn choose(&mut self, on: ListenerKey, from: Peer, overflow: bool, now: Time) -> Assignment {
         self.latest = now;
-        let mut list = match choice {
-            Choice::Best | Choice::Free => self.take_shortlist(on, now),
-            Choice::Except(not) => self.take_shortlist_without(not, on, now),
-        };
+        let mut list = self.take_shortlist(on, now);
         let Some(mut scheduling) = self.scheduling.take() else { return Assignment::Wait };
-        let candidates = list.candidates(from.address, choice == Choice::Free);
+        let candidates = list.candidates(from.address, overflow);
         let assignment = match &mut scheduling {
             Scheduling::Policy(policy) => self.choose_by_policy(policy.as_mut(), &candidates, now),
-            Scheduling::Route(router) => self.choose_by_route(router, on, from, choice, &candidates, now),
+            Scheduling::Route(router) => self.choose_by_route(router, on, from, &candidates, now),
         };
         self.scheduling = Some(scheduling);
         if let Assignment::To(worker) = assignment {

@@ -115,27 +115,19 @@ impl Primary {
         let mut list = std::mem::take(&mut self.shortlist);
         // What all of a listener's workers hold together is each one's concern.
         if list.of != Some(on) || self.settings.limits.per_listener.is_some() {
-            self.draw_up(&mut list, None, on, now);
+            self.draw_up(&mut list, on, now);
             return list;
         }
         self.refresh(&mut list, now);
         if cfg!(debug_assertions) {
             let mut anew = Shortlist::default();
-            self.draw_up(&mut anew, None, on, now);
+            self.draw_up(&mut anew, on, now);
             assert_eq!(
                 (&list.free, &list.busy, &list.credit),
                 (&anew.free, &anew.busy, &anew.credit),
                 "whatever changes a worker expires the list"
             );
         }
-        list
-    }
-
-    /// The same without one of them. It will not be used again.
-    pub(super) fn take_shortlist_without(&mut self, not: WorkerId, on: ListenerKey, now: Time) -> Shortlist {
-        let mut list = std::mem::take(&mut self.shortlist);
-        self.draw_up(&mut list, Some(not), on, now);
-        list.expire();
         list
     }
 
@@ -148,7 +140,7 @@ impl Primary {
         list.expire_if_long();
     }
 
-    fn draw_up(&self, list: &mut Shortlist, not: Option<WorkerId>, on: ListenerKey, now: Time) {
+    fn draw_up(&self, list: &mut Shortlist, on: ListenerKey, now: Time) {
         list.ready = self.workers.iter().filter(|worker| worker.is_ready()).count();
         (list.of, list.at, list.credit) = (Some(on), now, self.credit_for(list.ready, now));
         let room = self.has_room(on);
@@ -156,7 +148,7 @@ impl Primary {
         list.busy.clear();
         list.restless.clear();
         list.stale = false;
-        for worker in self.serving(on).filter(|worker| Some(worker.id) != not) {
+        for worker in self.serving(on) {
             match self.standing(worker, room, list.credit, now) {
                 Standing::Free(candidate) => list.free.push(candidate),
                 Standing::Busy(candidate) => list.busy.push(candidate),

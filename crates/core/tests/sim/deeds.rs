@@ -113,7 +113,7 @@ impl World {
         if process.leaving || process.behaviour == Behaviour::Declines && self.dice.percent(50) && !self.calm
         {
             self.connections[connection] = Place::Waiting;
-            self.waiting.push((connection, Some(worker)));
+            self.waiting.push(connection);
             self.primary.returned(worker, 1);
             return self.awaken(worker);
         }

@@ -27,21 +27,15 @@ impl World {
 
     pub(crate) fn spread(&mut self) {
         let mut still = Vec::new();
-        for (connection, not) in std::mem::take(&mut self.waiting) {
+        for connection in std::mem::take(&mut self.waiting) {
             let from = source(connection);
-            let assignment = match not {
-                None => self.assign(from, still.len() >= WAITING_ROOM),
-                Some(not) => self.primary.assign_except(HTTP, from, not, self.now),
-            };
-            match assignment {
+            match self.assign(from, still.len() >= WAITING_ROOM) {
                 Assignment::To(worker) => {
-                    assert_ne!(Some(worker), not, "a connection came back to who would not have it");
                     self.check_class(from, worker);
                     self.hand(connection, worker);
                 }
                 Assignment::Refuse => self.refuse(connection, from),
-                // Whoever would not have it may be all there is: next time anybody will do.
-                Assignment::Wait | Assignment::WaitFor(_) => still.push((connection, None)),
+                Assignment::Wait | Assignment::WaitFor(_) => still.push(connection),
             }
         }
         self.waiting.append(&mut still);
@@ -160,7 +154,7 @@ impl World {
         for connection in std::mem::take(&mut process.channel) {
             assert_eq!(self.connections[connection], Place::Sent(worker));
             self.connections[connection] = Place::Waiting;
-            self.waiting.push((connection, Some(worker)));
+            self.waiting.push(connection);
         }
         self.primary.returned(worker, count);
     }

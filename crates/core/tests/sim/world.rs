@@ -83,7 +83,7 @@ pub(crate) struct World {
     last_due: Time,
     stalled: u32,
     pub(crate) processes: BTreeMap<WorkerId, Process>,
-    pub(crate) waiting: Vec<(Connection, Option<WorkerId>)>,
+    pub(crate) waiting: Vec<Connection>,
 }
 
 impl World {
@@ -187,7 +187,7 @@ impl World {
             Happening::Arrive(count) => {
                 let first = self.connections.len();
                 self.connections.resize(first + count, Place::Waiting);
-                self.waiting.extend((first..first + count).map(|connection| (connection, None)));
+                self.waiting.extend(first..first + count);
             }
             Happening::Does(worker, deed) => self.does(worker, deed),
         }

@@ -119,7 +119,7 @@ fn what_a_stuck_worker_holds_may_go_to_one_that_is_free() {
     assert_eq!(cluster.primary.withdrawable(cluster.now).collect::<Vec<_>>(), [id(1)]);
     cluster.primary.returned(id(1), 1);
     assert_eq!(cluster.primary.withdrawable(cluster.now).count(), 0);
-    assert_eq!(cluster.primary.assign_except(HTTP, None, id(1), cluster.now), Assignment::To(id(2)));
+    assert_eq!(cluster.primary.assign(HTTP, None, cluster.now), Assignment::To(id(2)));
 }
 
 #[test]
