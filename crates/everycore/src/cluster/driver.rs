@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use everycore_core::{self as core, Deadlines, ListenerKey, Policy, Settings, Time, WorkerId};
+use everycore_core::{
+    self as core, CreditSettings, Deadlines, ListenerKey, Policy, Settings, Time, WorkerId,
+};
 use everycore_sys::SpawnError;
 use everycore_sys::eventfd::EventFd;
 use everycore_sys::signals::{self, SignalPipe};
@@ -21,7 +23,7 @@ use super::handle::{Primary, Shared};
 use super::handoff::HandOff;
 use super::leftovers::Leftovers;
 use super::listener::{Listeners, Members};
-use super::node::Preload;
+use super::node::{self, Preload};
 use super::notify::NotifySocket;
 use super::program::{Dialect, Program};
 use super::readiness::Readying;
@@ -139,6 +141,10 @@ impl Driver {
             recycle: cluster.recycle.clone(),
             hung: cluster.hung,
             limits: cluster.limits,
+            credit: match cluster.dialect {
+                Dialect::Everycore => CreditSettings::default(),
+                Dialect::Node(_) => node::credit(),
+            },
             seed: u64::from(std::process::id()),
             ..Settings::default()
         }

@@ -123,6 +123,14 @@ impl Member {
         }
     }
 
+    /// Whether it is a Node worker that the loop must not keep waiting while it gathers.
+    pub(crate) fn is_urgent(&self) -> bool {
+        match &self.side {
+            Side::Library(_) => false,
+            Side::Node(node) => node.is_urgent(),
+        }
+    }
+
     /// When a worker that refused a connection may be offered another.
     pub(crate) fn sulks_until(&self) -> Option<Instant> {
         match &self.side {

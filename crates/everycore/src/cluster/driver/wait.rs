@@ -8,18 +8,31 @@ use everycore_core::ListenerKey;
 
 use super::{Driver, TICK};
 use crate::cluster::member::Wish;
+use crate::cluster::program::Dialect;
 use crate::cluster::sources::{Listen, Wake};
 
 impl Driver {
     pub(super) fn wait(&mut self) -> std::io::Result<()> {
         let idle = self.channels.is_empty();
+        let is_node = matches!(self.dialect, Dialect::Node(_));
         if idle
             && self.busy
-            // Those who were left waiting are gathered already; the next worker that is low is what counts.
-            && !self.listeners.has_starved()
+            // Those who were left waiting are gathered already; the next worker that is low is what counts. Of Node workers
+            // answers are gathered, too.
+            && (is_node || !self.listeners.has_starved())
             && let Some(gathering) = self.core.gather(self.now())
         {
-            self.sources.wait(Listen::Off, Some(gathering), &mut self.wakes)?;
+            if is_node && self.members.values().any(|member| member.is_urgent()) {
+                return self.wait_for_anything(idle);
+            }
+            let limit = if is_node {
+                // Not on the channels: each connection would wake us twice, with Node's two answers to it.
+                std::thread::sleep(gathering);
+                Duration::ZERO
+            } else {
+                gathering
+            };
+            self.sources.wait(Listen::Off, Some(limit), &mut self.wakes)?;
             match self.listeners.only_watched() {
                 // The one that was busy before: trying to accept says all there is to know.
                 Some(key) => self.wakes.push(Wake::Listener(key)),
@@ -27,6 +40,10 @@ impl Driver {
             }
             return Ok(());
         }
+        self.wait_for_anything(idle)
+    }
+
+    fn wait_for_anything(&mut self, idle: bool) -> std::io::Result<()> {
         let listen = self.settle_starvation()?;
         let limit = if idle { self.time_to_wait() } else { Some(Duration::ZERO) };
         self.sources.wait(listen, limit, &mut self.wakes)?;

@@ -5,7 +5,8 @@
 //! would not have a connection gets no other for a while: the one it refused stays on its account so long.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use everycore_core::{Counters, ListenerKey};
@@ -129,6 +130,11 @@ impl Node {
         !self.unanswered.is_empty()
     }
 
+    /// Whether it is handed connections and has answered them all, so that it may have nothing to do.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.has_keys() && self.unanswered.is_empty()
+    }
+
     pub(super) fn hand(&mut self, arrival: Arrival) -> Result<(), Arrival> {
         if !self.holds(arrival.on) {
             return Err(arrival);
@@ -143,7 +149,7 @@ impl Node {
         while let Some(arrival) = batch.next() {
             *seq += 1;
             let Ok(copy) = arrival.socket.try_clone() else { return back(arrival, batch) };
-            let message = acts::new_connection(*seq, arrival.on).with_handle(Handle::from_fd(copy));
+            let message = acts::new_connection(*seq, arrival.on).with_handle(handle(copy, arrival.peer));
             if link.connection.queue(Outgoing::internal(message)).is_err() {
                 return back(arrival, batch);
             }
@@ -245,6 +251,14 @@ impl Node {
     }
 }
 
+/// What was accepted from an address of the internet needs no looking at.
+fn handle(socket: OwnedFd, peer: Option<SocketAddr>) -> Handle {
+    match peer {
+        Some(_) => Handle::TcpStream(socket.into()),
+        None => Handle::from_fd(socket),
+    }
+}
+
 fn back(arrival: Arrival, rest: impl Iterator<Item = Arrival>) -> Vec<Arrival> {
     std::iter::once(arrival).chain(rest).collect()
 }
@@ -285,6 +299,16 @@ mod tests {
     fn query() -> Query {
         let what = Asked::Stream { address: Address::Any { port: 0 }, only_v6: false };
         Query { what, index: 0, backlog: None, data: Value::Null, all: (false, false), is_own: false }
+    }
+
+    #[test]
+    fn it_is_urgent_while_it_has_nothing_to_answer() {
+        let (mut node, _clients) = handed(1);
+        assert!(!node.is_urgent());
+        node.answered(1, true);
+        assert!(node.is_urgent());
+        node.close(ON);
+        assert!(!node.is_urgent(), "it is handed nothing more");
     }
 
     #[test]

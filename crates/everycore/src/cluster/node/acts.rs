@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use everycore_core::ListenerKey;
 use everycore_ipc::Message;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::address::{Address, BoundAddress};
@@ -72,6 +73,19 @@ pub(crate) enum Asked {
 }
 
 impl FromNode {
+    /// The answer to `newconn` in just the words of Node, or `None` for anything else: there is one for every connection.
+    pub(crate) fn accepted(text: &[u8]) -> Option<Self> {
+        let rest = text.strip_prefix(br#"{"cmd":"NODE_CLUSTER","ack":"#)?;
+        let (ack, rest) = digits(rest)?;
+        let rest = rest.strip_prefix(br#","accepted":"#)?;
+        let (accepted, rest) = match rest.strip_prefix(b"true") {
+            Some(rest) => (true, rest),
+            None => (false, rest.strip_prefix(b"false")?),
+        };
+        let (_, rest) = digits(rest.strip_prefix(br#","seq":"#)?)?;
+        (rest == b"}").then_some(Self::Accepted { ack, accepted })
+    }
+
     pub(crate) fn decode(message: &Value) -> Self {
         let Some(fields) = message.as_object() else { return Self::Other };
         let seq = fields.get("seq").and_then(Value::as_i64);
@@ -224,11 +238,35 @@ pub(crate) fn refused(seq: i64, ack: i64, key: &str, errno: i32) -> Value {
     json!({"cmd": "NODE_CLUSTER", "errno": errno, "key": key, "ack": ack, "data": null, "seq": seq})
 }
 
+/// Written field by field, since there is one for every connection.
+struct NewConnection {
+    key: ListenerKey,
+    seq: i64,
+}
+
+impl Serialize for NewConnection {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("newconn", 4)?;
+        fields.serialize_field("cmd", "NODE_CLUSTER")?;
+        fields.serialize_field("act", "newconn")?;
+        fields.serialize_field("key", &format_args!("{}", self.key))?;
+        fields.serialize_field("seq", &self.seq)?;
+        fields.end()
+    }
+}
+
 /// A connection; the socket rides on it.
 pub(crate) fn new_connection(seq: i64, on: ListenerKey) -> Message {
-    let fields = json!({"cmd": "NODE_CLUSTER", "act": "newconn", "key": key(on), "seq": seq});
     // Text and a number: there is nothing that could not be written.
-    Message::json(&fields).unwrap_or_default()
+    Message::json(&NewConnection { key: on, seq }).unwrap_or_default()
+}
+
+/// A number that nobody would write in another way, and what follows it.
+fn digits(text: &[u8]) -> Option<(i64, &[u8])> {
+    let length = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, rest) = text.split_at(length);
+    let is_plain = (1..=18).contains(&length) && (length == 1 || number[0] != b'0');
+    is_plain.then(|| (number.iter().fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0')), rest))
 }
 
 /// What a worker is told to call a listener by.
@@ -419,6 +457,38 @@ mod tests {
 
     fn stream(address: &str, only_v6: bool) -> Asked {
         Asked::Stream { address: Address::Tcp(address.parse().unwrap()), only_v6 }
+    }
+
+    #[test]
+    fn an_answer_in_nodes_own_words_is_read_as_the_long_way_does() {
+        let answer = |text: &str| FromNode::accepted(text.as_bytes());
+        for text in [
+            r#"{"cmd":"NODE_CLUSTER","ack":1842,"accepted":true,"seq":1147}"#,
+            r#"{"cmd":"NODE_CLUSTER","ack":0,"accepted":false,"seq":0}"#,
+            r#"{"cmd":"NODE_CLUSTER","ack":999999999999999999,"accepted":true,"seq":1}"#,
+        ] {
+            assert!(matches!(answer(text), Some(FromNode::Accepted { .. })), "{text}");
+            assert_eq!(answer(text), Some(decode(text)));
+        }
+        for other in [
+            r#"{"cmd":"NODE_CLUSTER","ack":01,"accepted":true,"seq":1}"#,
+            r#"{"cmd":"NODE_CLUSTER","ack":-1,"accepted":true,"seq":1}"#,
+            r#"{"cmd":"NODE_CLUSTER","ack":9223372036854775808,"accepted":true,"seq":1}"#,
+            r#"{"cmd":"NODE_CLUSTER","ack":,"accepted":true,"seq":1}"#,
+            r#"{"cmd":"NODE_CLUSTER","ack":1,"accepted":maybe,"seq":1}"#,
+            r#"{"cmd":"NODE_CLUSTER","ack":1,"accepted":true,"seq":1,"ack":2}"#,
+            r#"{"cmd":"NODE_CLUSTER","ack":1,"accepted":true,"seq":1}}"#,
+            r#"{"cmd":"NODE_CLUSTER","ack":1,"accepted":true"#,
+            "",
+        ] {
+            assert_eq!(answer(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_announced_in_nodes_words() {
+        let message = new_connection(7, ListenerKey::new(3));
+        assert_eq!(&message.bytes()[..], br#"{"cmd":"NODE_CLUSTER","act":"newconn","key":"3","seq":7}"#);
     }
 
     #[test]

@@ -31,6 +31,9 @@ const PATH_MAX: usize = 4096;
 
 impl Driver {
     pub(in crate::cluster) fn hear_node(&mut self, worker: WorkerId, message: &Message) {
+        if let Some(answer) = FromNode::accepted(message.bytes()) {
+            return self.hear_act(worker, answer);
+        }
         match message.parse::<Value>() {
             Ok(value) => self.hear_act(worker, FromNode::decode(&value)),
             Err(error) => self.break_off(worker, error.to_string()),
