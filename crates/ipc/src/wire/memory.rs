@@ -63,6 +63,24 @@ pub(crate) fn release(memory: impl Send + 'static) {
     });
 }
 
+/// Keeps memory for [`buffer`], or gives it back.
+pub(crate) fn keep(mut buffer: Vec<u8>) {
+    if buffer.capacity() < LARGE {
+        return;
+    }
+    if buffer.capacity() >= HUGE {
+        return release(buffer);
+    }
+    buffer.clear();
+    let _ = FREED.try_with(|freed| {
+        let mut freed = freed.borrow_mut();
+        freed.push(buffer);
+        while freed.iter().map(Vec::capacity).sum::<usize>() > KEEP {
+            freed.remove(0);
+        }
+    });
+}
+
 struct Huge(BytesMut);
 
 impl AsRef<[u8]> for Huge {
@@ -87,18 +105,7 @@ impl AsRef<[u8]> for Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let mut buffer = std::mem::take(&mut self.0);
-        if buffer.capacity() >= HUGE {
-            return release(buffer);
-        }
-        buffer.clear();
-        let _ = FREED.try_with(|freed| {
-            let mut freed = freed.borrow_mut();
-            freed.push(buffer);
-            while freed.iter().map(Vec::capacity).sum::<usize>() > KEEP {
-                freed.remove(0);
-            }
-        });
+        keep(std::mem::take(&mut self.0));
     }
 }
 

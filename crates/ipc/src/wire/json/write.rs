@@ -58,9 +58,11 @@ impl Writer {
     /// Makes room for this much more.
     fn reserve(&mut self, more: usize) {
         if more >= LARGE && self.out.capacity() - self.out.len() < more {
-            let mut larger = memory::buffer(self.out.len() + more + MARGIN);
+            // One long text takes what it needs; with many, each growth doubles what there is.
+            let grown = if self.out.capacity() < LARGE { 0 } else { 2 * self.out.capacity() };
+            let mut larger = memory::buffer(grown.max(self.out.len() + more + MARGIN));
             larger.extend_from_slice(&self.out);
-            self.out = larger;
+            memory::keep(std::mem::replace(&mut self.out, larger));
         } else {
             self.out.reserve(more);
         }

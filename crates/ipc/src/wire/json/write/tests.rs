@@ -124,3 +124,18 @@ impl Serialize for Verbatim {
 fn numbers_kept_as_text_are_written_as_they_are() {
     assert_eq!(write(&[Verbatim("1.10"), Verbatim("2")]).unwrap().text, b"[1.10,2]");
 }
+
+#[test]
+fn room_for_many_long_texts_is_made_a_few_times() {
+    let text = "x".repeat(LARGE);
+    let mut writer = Writer { out: Vec::new(), is_plain: true };
+    writer.text(&text);
+    assert!(writer.out.capacity() < 2 * LARGE, "one alone takes what it needs");
+    let (mut growths, mut capacity) = (0, writer.out.capacity());
+    for _ in 0..500 {
+        writer.text(&text);
+        growths += usize::from(writer.out.capacity() != capacity);
+        capacity = writer.out.capacity();
+    }
+    assert!(growths < 15, "{growths} times");
+}
