@@ -115,6 +115,7 @@ impl Channel {
             result => return result,
         };
         loop {
+            Inner::ensure_flusher(inner)?;
             let mut room = pin!(inner.room.notified());
             room.as_mut().enable();
             match inner.try_send(outgoing, true) {
@@ -267,8 +268,8 @@ impl Channel {
 
     async fn wait_until(&self, done: impl Fn(&Connection) -> bool) -> Result<(), ChannelError> {
         let inner = &self.owner.inner;
-        Inner::ensure_flusher(inner)?;
         loop {
+            Inner::ensure_flusher(inner)?;
             let mut room = pin!(inner.room.notified());
             room.as_mut().enable();
             {

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::io::FdFlags;
 use rustix::net::{Shutdown, sockopt};
@@ -79,8 +80,6 @@ pub struct Connection {
     /// Messages that were read while something else was waited for.
     parked: VecDeque<Incoming>,
     parked_bytes: usize,
-    /// Messages in the outbox, counted down to 0 when it is empty.
-    queued: usize,
     /// The kernel's buffer for what the peer has not read, as last asked for.
     send_buffer: usize,
     throttled: bool,
@@ -114,7 +113,6 @@ impl Connection {
             node,
             parked: VecDeque::new(),
             parked_bytes: 0,
-            queued: 0,
             send_buffer,
             throttled: false,
             unchecked: !json::checks_depth(limits.depth),
@@ -153,11 +151,9 @@ impl Connection {
             self.grow_send_buffer(bytes);
         }
         match self.codec {
-            Codec::Native => self.queue_native(outgoing)?,
-            Codec::Json | Codec::Advanced => self.queue_node(outgoing)?,
+            Codec::Native => self.queue_native(outgoing),
+            Codec::Json | Codec::Advanced => self.queue_node(outgoing),
         }
-        self.queued += 1;
-        Ok(())
     }
 
     /// Adds a small message without handles to what is written together anyway, if there is room. This is all there is to do
@@ -170,14 +166,13 @@ impl Connection {
         if !is_small
             || message.format() == Format::V8
             || self.life != Life::Open
-            || self.queued >= self.limits.queue_messages
+            || self.outbox.messages() >= self.limits.queue_messages
             || self.outbox.bytes() + bytes > self.limits.queue_bytes
         {
             return false;
         }
         let header = Header { kind, format: message.format(), handles: 0 };
         self.outbox.push_message(&write_header(&header, bytes as u32), message.bytes(), &[]);
-        self.queued += 1;
         true
     }
 
@@ -186,7 +181,7 @@ impl Connection {
         let (held_bytes, held_handles) = self.held();
         let (waiting, carrying) = (self.outbox.bytes() + held_bytes, self.outbox.handles() + held_handles);
         waiting > 0
-            && (self.queued >= self.limits.queue_messages
+            && (self.outbox.messages() + self.held_messages() >= self.limits.queue_messages
                 || waiting + bytes > self.limits.queue_bytes
                 || (handles > 0 && carrying + handles > self.limits.queue_handles))
     }
@@ -227,13 +222,17 @@ impl Connection {
             self.stop_writing(Life::Failed);
             return Err(ChannelError::PeerGone);
         }
-        if self.queued_bytes() == 0 {
-            self.queued = 0;
-        }
         result.map_err(|error| {
             self.stop_writing(Life::Failed);
             error.into()
         })
+    }
+
+    /// Has nothing more written, as if the peer were gone.
+    pub(crate) fn give_up(&mut self) {
+        if self.life == Life::Open {
+            self.stop_writing(Life::Failed);
+        }
     }
 
     /// Nothing can be written any more. Handles that the peer was to confirm are kept for whoever wants them back.
@@ -259,6 +258,11 @@ impl Connection {
     /// Whether the last flush ended with [`Flush::Throttled`] and should be tried again after a delay.
     pub fn is_throttled(&self) -> bool {
         self.throttled
+    }
+
+    /// After what delay that should be.
+    pub(crate) fn retry_delay(&self) -> Duration {
+        self.outbox.retry_delay(Instant::now())
     }
 
     /// Bytes that wait to be written, those included that wait for the peer to answer a handle first.

@@ -128,7 +128,7 @@ impl<P, H> Handoff<P, H> {
     }
 
     /// What is held back.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Item<P, H>> {
+    pub(crate) fn waiting(&self) -> impl ExactSizeIterator<Item = &Item<P, H>> {
         self.waiting.iter()
     }
 

@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use everycore_ipc::{Channel, ChannelError, Codec, Connection, Handle, Limits, Message, SendError};
+use everycore_ipc::{Channel, ChannelError, Codec, Connection, Handle, Limits, Message, Received, SendError};
 use everycore_sys::socket_pair::stream_pair;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -289,6 +289,77 @@ fn what_came_before_a_broken_message_is_given_out_before_the_error() {
         assert!(matches!(here.recv_many(&mut messages, 10).await, Err(ChannelError::Wire(_))));
         assert_eq!(messages.len(), 2);
     });
+}
+
+/// Where nobody can wait for the socket any more, what cannot be written at once is not kept for ever.
+#[test]
+fn a_channel_whose_runtime_is_gone_says_so_when_it_would_have_to_wait() {
+    let (here, _there) = pair(Limits { queue_bytes: 1 << 20, ..Limits::default() });
+    let first = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    first.block_on(here.flush()).unwrap();
+    drop(first);
+    run(async {
+        let refused = loop {
+            if let Err(refused) = here.send_message(Message::raw(vec![0; 64 << 10])).await {
+                break refused;
+            }
+        };
+        assert!(
+            matches!(refused, SendError::Closed(_) | SendError::Failed(ChannelError::NoRuntime)),
+            "{refused:?}"
+        );
+        assert!(matches!(here.flush().await, Err(ChannelError::NoRuntime)));
+        assert!(here.disconnect().await.is_err(), "what was queued is not delivered");
+        assert!(here.recv().await.is_err());
+    });
+}
+
+#[test]
+fn who_waits_while_the_runtime_that_writes_ends_is_told() {
+    let (here, _there) = pair(Limits { queue_bytes: 1 << 20, ..Limits::default() });
+    let first = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    first.block_on(here.flush()).unwrap();
+    run(async {
+        while here.try_send(Message::raw(vec![0; 64 << 10])).is_ok() {}
+        let mut written = pin!(here.flush());
+        assert!(once(written.as_mut()).await.is_none());
+        first.shutdown_background();
+        assert!(matches!(written.await, Err(ChannelError::NoRuntime)));
+    });
+}
+
+/// The bound is on what waits: a queue that never runs empty takes more all the same.
+#[test]
+fn a_queue_that_never_runs_empty_takes_as_many_messages_as_are_written() {
+    for codec in [Codec::Native, Codec::Json] {
+        let (peer, ours) = stream_pair().unwrap();
+        let limits = Limits { queue_messages: 200, ..Limits::default() };
+        let mut here = Connection::new(ours, codec, limits).unwrap();
+        let mut there = Connection::new(peer, codec, limits).unwrap();
+        let message = || Message::json(&"x".repeat(9000)).unwrap();
+        let fill = |here: &mut Connection| {
+            let mut count = 0;
+            while here.queue(message()).is_ok() {
+                count += 1;
+            }
+            count
+        };
+        assert_eq!(fill(&mut here), 200);
+        assert_eq!(here.flush().unwrap(), everycore_ipc::Flush::Blocked);
+        let mut sent = 200 + fill(&mut here);
+        let mut received = 0;
+        for _ in 0..100 {
+            for _ in 0..5 {
+                assert!(matches!(there.receive().unwrap(), Received::Message(_)));
+                received += 1;
+            }
+            here.flush().unwrap();
+            assert!(here.queued_bytes() > 0);
+            sent += fill(&mut here);
+            assert!(sent >= received + 190, "{sent} were sent and {received} received");
+        }
+        assert!(sent > 500);
+    }
 }
 
 /// What one read brings may ask for an answer behind a message for the program.

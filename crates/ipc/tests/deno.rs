@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::Read;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use everycore_ipc::{Codec, Connection, Flush, Handle, Limits, Message};
+use everycore_ipc::{Channel, Codec, Connection, Flush, Handle, Limits, Message};
 use everycore_sys::scm_rights::receive;
 use everycore_sys::socket_pair::stream_pair;
 
@@ -65,4 +68,51 @@ fn handles_that_follow_one_another_wait_for_nothing() {
         assert_eq!((text.matches('\n').count(), handles), (1, 1), "{text}");
     }
     assert_eq!(read(&peer).0, "\"plain\"\n");
+}
+
+#[test]
+fn what_was_seen_read_is_looked_at_again_a_while_later() {
+    let (peer, mut connection) = pair();
+    connection.queue(Message::json("plain").unwrap()).unwrap();
+    connection.queue(with_handle("first")).unwrap();
+    assert_eq!(connection.flush().unwrap(), Flush::Throttled);
+    read(&peer);
+    let begin = Instant::now();
+    flush_to_the_end(&mut connection);
+    assert!(begin.elapsed() >= Duration::from_millis(1), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_runtime_without_timers_waits_as_well() {
+    let (peer, connection) = pair();
+    let mut peer = UnixStream::from(peer);
+    peer.set_nonblocking(false).unwrap();
+    let (done, ended) = mpsc::channel();
+    let (wait, waits) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let channel = Channel::new(connection);
+        let told = runtime.block_on(async {
+            channel.send("plain").await.unwrap();
+            channel.send_message(with_handle("first")).await.unwrap();
+            tokio::spawn(async move {
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+                wait.send(()).unwrap();
+            });
+            channel.flush().await
+        });
+        done.send(told.is_ok()).unwrap();
+    });
+    waits.recv_timeout(Duration::from_secs(30)).unwrap();
+    let mut seen = Vec::new();
+    while !seen.windows(7).any(|part| part == b"\"first\"") {
+        let mut part = [0; 1000];
+        peer.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let count = peer.read(&mut part).unwrap();
+        assert!(count > 0, "it ended");
+        seen.extend_from_slice(&part[..count]);
+    }
+    assert!(ended.recv_timeout(Duration::from_secs(30)).unwrap());
 }

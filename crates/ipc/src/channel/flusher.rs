@@ -6,10 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::inner::{Inner, readable_unless};
+use super::pace::Delay;
 use crate::connection::{ChannelError, Flush};
-
-/// How long to wait before descriptors are tried again after the kernel had too many on their way.
-const THROTTLE: Duration = Duration::from_millis(1);
 
 /// What the flusher waits for next.
 enum Next {
@@ -19,8 +17,8 @@ enum Next {
     Writable,
     /// The peer answers handles, and nobody else may be reading.
     Answers,
-    /// The peer takes descriptors off the kernel's hands.
-    Delay,
+    /// The peer takes descriptors off the kernel's hands, or reads what is before one.
+    Delay(Duration),
     /// Everybody else has had a turn.
     Turn,
     /// Nothing any more.
@@ -44,10 +42,11 @@ impl Inner {
     }
 
     async fn drive(&self) {
+        let mut delay = Delay::default();
         loop {
             match self.end_turn() {
                 Next::Work => self.work.notified().await,
-                Next::Delay => tokio::time::sleep(THROTTLE).await,
+                Next::Delay(duration) => delay.wait(duration).await,
                 Next::Turn => tokio::task::yield_now().await,
                 Next::Writable => self.writable().await,
                 Next::Answers => self.answers().await,
@@ -59,14 +58,14 @@ impl Inner {
     /// Writes what this turn queued.
     fn end_turn(&self) -> Next {
         let mut state = self.lock();
-        if state.dropped {
+        if state.dropped || state.adrift {
             return Next::End;
         }
         state.turn = false;
         // An error shows to the next sender, and in what is received.
         let written = self.write(&mut state);
         if state.connection.is_throttled() {
-            Next::Delay
+            Next::Delay(state.connection.retry_delay())
         } else if matches!(written, Ok(Flush::More)) {
             Next::Turn
         } else if state.connection.wants_write() {
@@ -81,7 +80,11 @@ impl Inner {
     /// Reads until the answers are there; what else comes is kept for the receivers.
     async fn answers(&self) {
         let Ok(ready) = self.ready() else { return };
-        let Ok(Some(mut guard)) = readable_unless(ready, pin!(self.work.notified())).await else { return };
+        let mut guard = match readable_unless(ready, pin!(self.work.notified())).await {
+            Ok(Some(guard)) => guard,
+            Ok(None) => return,
+            Err(_) => return self.drift(),
+        };
         let mut state = self.lock();
         state.connection.park();
         // With room left it has read until there was nothing.
@@ -99,11 +102,18 @@ impl Inner {
 
     async fn writable(&self) {
         let Ok(ready) = self.ready() else { return };
-        let Ok(mut guard) = ready.writable().await else { return };
+        let Ok(mut guard) = ready.writable().await else { return self.drift() };
         let mut state = self.lock();
         if matches!(self.write(&mut state), Ok(Flush::Blocked)) {
             guard.clear_ready();
         }
+    }
+
+    /// The runtime that the socket is registered in is gone, so nobody can wait for the socket any more.
+    fn drift(&self) {
+        self.lock().drift();
+        self.room.notify_waiters();
+        self.parked.notify_waiters();
     }
 }
 
@@ -113,5 +123,6 @@ struct Running(Arc<Inner>);
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.flusher_runs.store(false, Ordering::Release);
+        self.0.room.notify_waiters();
     }
 }

@@ -57,11 +57,19 @@ pub(super) struct State {
     /// No clone of the channel is left.
     pub(super) dropped: bool,
     pub(super) pace: Pace,
+    /// The runtime that the socket was registered in is gone, and with it what can be waited for.
+    pub(super) adrift: bool,
     /// Where the flusher runs.
     pub(super) runtime: Option<Handle>,
 }
 
 impl State {
+    /// Nothing is written any more.
+    pub(super) fn drift(&mut self) {
+        self.adrift = true;
+        self.connection.give_up();
+    }
+
     #[inline(always)]
     fn try_keep(&mut self, kind: Kind, message: &Message) -> bool {
         let queued = self.connection.queued_bytes();
@@ -81,6 +89,7 @@ impl Inner {
                 turn: false,
                 blocked: false,
                 dropped: false,
+                adrift: false,
                 pace: Pace::new(),
                 runtime: None,
             }),
@@ -247,7 +256,7 @@ impl Inner {
     /// Writes what is queued, and tells those who wait for the queue to get shorter.
     pub(super) fn write(&self, state: &mut State) -> Result<Flush, ChannelError> {
         let had = state.connection.queued_bytes();
-        let written = state.connection.flush();
+        let written = if state.adrift { Err(ChannelError::NoRuntime) } else { state.connection.flush() };
         state.blocked = matches!(written, Ok(Flush::Blocked));
         if written.is_err() || state.connection.queued_bytes() < had {
             state.pace.note_read();

@@ -84,10 +84,8 @@ impl Inner {
             return None;
         }
         let made = state.runtime.as_ref().map(|runtime| self.timer.get_or_init(|| timer(runtime)));
-        let running = made.and_then(Option::as_ref).filter(|timer| {
-            let once = Itimerspec { it_interval: Timespec::default(), it_value: timespec(PATIENCE) };
-            state.pace.timed || timerfd_settime(timer.get_ref(), TimerfdTimerFlags::empty(), &once).is_ok()
-        });
+        let running =
+            made.and_then(Option::as_ref).filter(|timer| state.pace.timed || start(timer, PATIENCE));
         match running {
             Some(_) => state.pace.timed = true,
             None => self.lose_patience(&mut state),
@@ -99,6 +97,38 @@ impl Inner {
         state.pace = Pace { reads: false, timed: false };
         self.room.notify_waiters();
     }
+}
+
+/// Waits for a while, in the runtime it is awaited in.
+#[derive(Debug, Default)]
+pub(super) struct Delay {
+    timer: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Delay {
+    pub(super) async fn wait(&mut self, duration: Duration) {
+        if self.timer.is_none() {
+            self.timer = Handle::try_current().ok().and_then(|runtime| timer(&runtime));
+        }
+        let expired = match &self.timer {
+            Some(timer) if start(timer, duration) => timer.readable().await.ok(),
+            _ => None,
+        };
+        match (expired, &self.timer) {
+            (Some(mut expired), Some(timer)) => {
+                let _ = rustix::io::read(timer.get_ref(), &mut [0_u8; 8]);
+                expired.clear_ready();
+            }
+            // There is no descriptor left for a timer. All others have their turn, and may free one.
+            _ => tokio::task::yield_now().await,
+        }
+    }
+}
+
+/// Has a timer expire once after this long.
+fn start(timer: &AsyncFd<OwnedFd>, after: Duration) -> bool {
+    let once = Itimerspec { it_interval: Timespec::default(), it_value: timespec(after) };
+    timerfd_settime(timer.get_ref(), TimerfdTimerFlags::empty(), &once).is_ok()
 }
 
 fn timespec(duration: Duration) -> Timespec {

@@ -96,7 +96,6 @@ impl Connection {
         if ended {
             self.note_written();
             let unwritten = self.outbox.abandon();
-            self.queued = 0;
             let node = self.node();
             (node.held_bytes, node.held_handles) = (0, 0);
             messages.extend(node.handoff.give_back(unwritten));
@@ -118,6 +117,11 @@ impl Connection {
     /// Bytes and handles held back until the peer has answered.
     pub(super) fn held(&self) -> (usize, usize) {
         self.node.as_ref().map_or((0, 0), |node| (node.held_bytes, node.held_handles))
+    }
+
+    /// Messages held back until the peer has answered.
+    pub(super) fn held_messages(&self) -> usize {
+        self.node.as_ref().map_or(0, |node| node.handoff.waiting().len())
     }
 
     fn node(&mut self) -> &mut Node {

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use everycore_sys::{scm_rights, socket_pair};
@@ -35,6 +36,13 @@ const SLICES: usize = 32;
 
 /// Bytes written in one flush, more or less: a peer that reads as fast as we write must not keep us from everything else.
 const TURN: usize = 256 * 1024;
+
+/// How long to wait before descriptors are tried again after the kernel had too many on their way, and between two looks at
+/// what the peer has read.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// The same with a peer that has stopped.
+const RETRY_STOPPED: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 enum Data {
@@ -79,6 +87,8 @@ struct Piece {
     starts: bool,
     /// It went ahead of the queue, and what is queued later must not join it.
     urgent: bool,
+    /// Messages of the queue that begin in it.
+    messages: usize,
 }
 
 /// How far a flush came.
@@ -109,10 +119,13 @@ pub(crate) struct Outbox {
     apart: bool,
     /// A descriptor waits until the peer has read everything in front of it.
     alone: bool,
-    /// The peer had read everything, when it was last looked at.
-    clear: bool,
+    /// When the peer was first seen to have read everything that is written.
+    clear: Option<Instant>,
+    /// Since when the peer has not, with a descriptor waiting for that.
+    unread: Option<Instant>,
     bytes: usize,
     handles: usize,
+    messages: usize,
     urgent: usize,
     /// The next byte pushed is the first of a message.
     at_start: bool,
@@ -134,7 +147,6 @@ impl Outbox {
         }
         self.bytes += bytes.len();
         self.gathering().extend_from_slice(bytes);
-        self.at_start = false;
     }
 
     /// Adds a small message whole, copied.
@@ -147,7 +159,6 @@ impl Outbox {
         gathered.extend_from_slice(front);
         gathered.extend_from_slice(payload);
         gathered.extend_from_slice(back);
-        self.at_start = false;
     }
 
     /// Adds bytes, kept as they are when large.
@@ -174,7 +185,9 @@ impl Outbox {
         self.bytes += data.as_slice().len();
         self.handles += cargo.handles().len();
         let starts = std::mem::take(&mut self.at_start);
-        self.pieces.push_back(Piece { data, cargo, starts, urgent: false });
+        let messages = usize::from(starts);
+        self.messages += messages;
+        self.pieces.push_back(Piece { data, cargo, starts, urgent: false, messages });
     }
 
     /// Adds a whole message that goes ahead of every other not begun yet, and behind those that went ahead before.
@@ -192,7 +205,8 @@ impl Outbox {
             return;
         }
         let data = Data::Own(bytes.to_vec());
-        self.pieces.insert(at, Piece { data, cargo: Cargo::None, starts: true, urgent: true });
+        let piece = Piece { data, cargo: Cargo::None, starts: true, urgent: true, messages: 0 };
+        self.pieces.insert(at, piece);
     }
 
     /// The piece that gathers small messages.
@@ -201,11 +215,16 @@ impl Outbox {
             self.pieces.back(),
             Some(Piece { data: Data::Own(bytes), cargo: Cargo::None, urgent: false, .. }) if bytes.len() < GATHER
         );
+        let starts = std::mem::take(&mut self.at_start);
         if !open {
             let data = Data::Own(std::mem::take(&mut self.spare));
-            self.pieces.push_back(Piece { data, cargo: Cargo::None, starts: self.at_start, urgent: false });
+            let piece = Piece { data, cargo: Cargo::None, starts, urgent: false, messages: 0 };
+            self.pieces.push_back(piece);
         }
-        match &mut self.pieces.back_mut().expect("an open piece was just made sure of").data {
+        let piece = self.pieces.back_mut().expect("an open piece was just made sure of");
+        piece.messages += usize::from(starts);
+        self.messages += usize::from(starts);
+        match &mut piece.data {
             Data::Own(bytes) => bytes,
             Data::Shared(_) => unreachable!("an open piece owns its bytes"),
         }
@@ -250,6 +269,11 @@ impl Outbox {
         self.bytes
     }
 
+    /// Messages in pieces that are not wholly written, but for those that went ahead.
+    pub(crate) fn messages(&self) -> usize {
+        self.messages
+    }
+
     pub(crate) fn handles(&self) -> usize {
         self.handles
     }
@@ -284,13 +308,29 @@ impl Outbox {
         if !self.alone || !carries || self.plain == 0 || self.written > 0 {
             return Ok(false);
         }
-        // Seen twice, since the peer may be about to look for more in the call that took the last of it.
-        let was_clear = std::mem::replace(&mut self.clear, socket_pair::unread_by_peer(socket)? == 0);
-        if was_clear && self.clear {
-            (self.plain, self.clear) = (0, false);
-            return Ok(false);
+        let unread = socket_pair::unread_by_peer(socket)?;
+        Ok(self.waits_for_reader(unread, Instant::now()))
+    }
+
+    /// Whether a descriptor still waits now that this much is unread.
+    fn waits_for_reader(&mut self, unread: usize, now: Instant) -> bool {
+        if unread > 0 {
+            self.clear = None;
+            self.unread.get_or_insert(now);
+            return true;
         }
-        Ok(true)
+        self.unread = None;
+        // Seen twice, since the peer may be about to look for more in the call that took the last of it.
+        if now.duration_since(*self.clear.get_or_insert(now)) < RETRY {
+            return true;
+        }
+        (self.plain, self.clear) = (0, None);
+        false
+    }
+
+    /// How long to wait after [`Flush::Throttled`]: longer the longer the peer has stopped.
+    pub(crate) fn retry_delay(&self, now: Instant) -> Duration {
+        self.unread.map_or(RETRY, |since| now.duration_since(since).clamp(RETRY, RETRY_STOPPED))
     }
 
     /// Before the front piece is begun: whether a read of Node's could end within it.
@@ -342,6 +382,7 @@ impl Outbox {
     fn advance(&mut self, mut count: usize) {
         self.bytes -= count;
         self.plain += count;
+        (self.clear, self.unread) = (None, None);
         while count > 0 {
             let front = self.pieces.front_mut().expect("no more is written than was there");
             if let Cargo::Handles(handles) = &mut front.cargo {
@@ -362,6 +403,7 @@ impl Outbox {
     }
 
     fn retire(&mut self, piece: Piece) {
+        self.messages -= piece.messages;
         if piece.urgent {
             self.urgent -= piece.data.as_slice().len();
         }
@@ -409,4 +451,27 @@ fn first(bytes: &[u8], most: usize) -> &[u8] {
 
 fn is_throttle(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::TOOMANYREFS | Errno::NOBUFS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_has_stopped_is_looked_at_less_often_and_one_that_reads_soon() {
+        let mut outbox = Outbox::default();
+        let begin = Instant::now();
+        let (mut now, mut looks) = (begin, 0);
+        while now < begin + Duration::from_secs(10) {
+            assert!(outbox.waits_for_reader(10, now));
+            now += outbox.retry_delay(now);
+            looks += 1;
+        }
+        assert!((200..210).contains(&looks), "{looks} looks");
+        assert!(outbox.waits_for_reader(0, now));
+        assert_eq!(outbox.retry_delay(now), RETRY);
+        assert!(outbox.waits_for_reader(0, now + RETRY / 2), "too soon to say");
+        assert!(!outbox.waits_for_reader(0, now + RETRY));
+        assert!(outbox.waits_for_reader(0, now + RETRY), "what was seen before counts once");
+    }
 }
