@@ -13,8 +13,8 @@ use crate::message::{Incoming, Message, Outgoing};
 use crate::sockets::Book;
 use crate::wire::Codec;
 
-/// How long to wait before descriptors are tried again after the kernel had too many on their way.
-const THROTTLE: Duration = Duration::from_millis(1);
+/// How long a thread waits for room before it looks for messages that another one has read.
+const GLANCE: Duration = Duration::from_millis(20);
 
 pub(super) struct Inner {
     codec: Codec,
@@ -32,6 +32,17 @@ pub(super) struct State {
     reading: bool,
     /// Threads that wait to be told. Telling nobody would be a system call all the same.
     waiting: usize,
+}
+
+impl State {
+    /// While another thread waits for input, what it reads is its to read: it would sleep through what others read for it.
+    fn receive(&mut self) -> Result<Received, ChannelError> {
+        if !self.reading {
+            return self.connection.receive();
+        }
+        let found = self.connection.receive_buffered()?;
+        Ok(found.map_or(Received::Blocked, Received::Message))
+    }
 }
 
 impl Inner {
@@ -134,7 +145,7 @@ impl Inner {
     pub(super) fn receive(&self, deadline: Option<Instant>) -> Result<Option<Incoming>, ChannelError> {
         let mut state = self.lock();
         loop {
-            let received = state.connection.receive();
+            let received = state.receive();
             if state.connection.wants_write() || state.connection.is_throttled() {
                 // Answers to handles, or what could not go a moment ago. A peer that is gone shows in what is received, after everything it sent.
                 let _ = state.connection.flush();
@@ -228,11 +239,16 @@ impl Inner {
             timeout => timeout,
         };
         if state.connection.is_throttled() {
-            timeout = Some(timeout.map_or(THROTTLE, |timeout| timeout.min(THROTTLE)));
+            let delay = state.connection.retry_delay();
+            timeout = Some(timeout.map_or(delay, |timeout| timeout.min(delay)));
         }
         let mut interest = PollFlags::empty();
         if state.connection.wants_write() {
             interest |= PollFlags::OUT;
+            if state.reading && wish == Wish::Input {
+                // The thread that reads tells of messages only those who do not wait for the socket.
+                timeout = Some(timeout.map_or(GLANCE, |timeout| timeout.min(GLANCE)));
+            }
         }
         let reads = !state.reading && (wish == Wish::Input || state.connection.can_park());
         if reads {
@@ -289,5 +305,34 @@ fn wait_for(socket: BorrowedFd<'_>, interest: PollFlags, timeout: Option<Duratio
         // A signal: the caller looks again, and waits again with what is left of the time.
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use everycore_sys::socket_pair::stream_pair;
+
+    use super::*;
+    use crate::limits::Limits;
+
+    #[test]
+    fn what_comes_is_left_to_the_thread_that_waits_for_it() {
+        let (here, there) = stream_pair().unwrap();
+        let here = Inner::new(Connection::new(here, Codec::Native, Limits::default()).unwrap());
+        let there = Inner::new(Connection::new(there, Codec::Native, Limits::default()).unwrap());
+        for value in 0..3 {
+            there.send(Message::json(&value).unwrap().into(), None).unwrap();
+        }
+        let past = Some(Instant::now());
+        here.lock().reading = true;
+        assert!(matches!(here.receive(past), Err(ChannelError::TimedOut)));
+        here.lock().reading = false;
+        assert!(matches!(here.receive(past), Ok(Some(_))));
+        // What that thread has read is for anybody.
+        here.lock().reading = true;
+        for _ in 0..2 {
+            assert!(matches!(here.receive(past), Ok(Some(_))));
+        }
+        assert!(matches!(here.receive(past), Err(ChannelError::TimedOut)));
     }
 }
