@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
 
-use inner::{Inner, readable_unless};
+use inner::{Inner, Receiver, readable_unless};
 
 use crate::connection::{ChannelError, Connection, Flush, Received, SendError, message};
 use crate::handle::Handle;
@@ -227,6 +227,7 @@ impl Channel {
         }
         let ready = inner.ready()?;
         Inner::ensure_flusher(inner)?;
+        let _receiver = Receiver::new(inner);
         loop {
             let mut parked = pin!(inner.parked.notified());
             parked.as_mut().enable();

@@ -429,6 +429,36 @@ fn several_receivers_share_what_comes() {
     });
 }
 
+/// Two that receive at once get both messages that one read brings, whoever reads.
+#[test]
+fn receivers_on_two_threads_leave_nothing_to_one_that_sleeps() {
+    const ROUNDS: usize = 20_000;
+    let (here, there) = pair(Limits::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (begin, begins) = std::sync::mpsc::channel();
+    let (done, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    let (other, handle) = (there.clone(), runtime.handle().clone());
+    std::thread::spawn(move || {
+        while let Ok(()) = begins.recv() {
+            let received = handle.block_on(other.recv()).unwrap().unwrap();
+            done.send(received).unwrap();
+        }
+    });
+    let rounds = async {
+        for _ in 0..ROUNDS {
+            begin.send(()).unwrap();
+            here.with_connection(|connection| {
+                connection.queue(Message::raw(vec![1])).unwrap();
+                connection.queue(Message::raw(vec![2])).unwrap();
+                connection.flush().unwrap();
+            });
+            there.recv().await.unwrap().unwrap();
+            ends.recv().await.unwrap();
+        }
+    };
+    runtime.block_on(async { tokio::time::timeout(DEADLINE, rounds).await }).expect("one sleeps");
+}
+
 #[test]
 fn disconnect_delivers_what_was_sent_and_still_receives() {
     let (here, there) = pair(Limits::default());

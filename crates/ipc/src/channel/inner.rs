@@ -44,6 +44,8 @@ pub(super) struct Inner {
     /// There is something for the flusher to do.
     pub(super) work: Notify,
     pub(super) flusher_runs: AtomicBool,
+    /// Those who wait to receive.
+    receivers: AtomicU32,
     /// Messages sent and received, for [`Inner::is_due`].
     messages: AtomicU32,
 }
@@ -98,6 +100,7 @@ impl Inner {
             parked: Notify::new(),
             work: Notify::new(),
             flusher_runs: AtomicBool::new(false),
+            receivers: AtomicU32::new(0),
             messages: AtomicU32::new(0),
         };
         let inner = Arc::new(inner);
@@ -208,10 +211,15 @@ impl Inner {
         if let Some(guard) = guard.filter(|_| drained) {
             guard.clear_ready();
         }
+        // Who looked here before this read, and at the socket after it, would sleep through what is left.
+        let leaves = matches!(received, Ok(Received::Message(_))) && state.connection.has_buffered();
         let wake = self.after_reading(&mut state);
         drop(state);
         if wake {
             self.work.notify_one();
+        }
+        if leaves && self.receivers.load(Ordering::Relaxed) > 1 {
+            self.parked.notify_waiters();
         }
         received
     }
@@ -267,6 +275,24 @@ impl Inner {
             }
         }
         written
+    }
+}
+
+/// Somebody who waits to receive.
+pub(super) struct Receiver<'a>(&'a Inner);
+
+impl<'a> Receiver<'a> {
+    /// To be made before one looks whether there is something.
+    pub(super) fn new(inner: &'a Inner) -> Self {
+        // Whoever reads after that look has the lock after it, and so sees this.
+        inner.receivers.fetch_add(1, Ordering::Relaxed);
+        Self(inner)
+    }
+}
+
+impl Drop for Receiver<'_> {
+    fn drop(&mut self) {
+        self.0.receivers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -161,6 +161,11 @@ impl Connection {
         self.paused = true;
     }
 
+    /// Whether there are bytes of messages that were read and not received.
+    pub(crate) fn has_buffered(&self) -> bool {
+        !self.parked.is_empty() || self.inbox.leftover() > 0
+    }
+
     /// Whether somebody who receives would find something now.
     pub(crate) fn has_parked(&self) -> bool {
         !self.parked.is_empty() || self.failure.is_some() || self.inbox.ended()
