@@ -19,8 +19,6 @@ pub(in crate::cluster) fn credit() -> CreditSettings {
     CreditSettings {
         max: 4,
         horizon: Duration::from_millis(1),
-        stuck_after: Duration::from_millis(2),
-        withdraw_after: Duration::from_millis(2),
         gather_above: 2_000,
         gather: Duration::from_micros(400),
         ..CreditSettings::default()
