@@ -77,13 +77,10 @@ function whereItListens(at) {
 /** Deno runs what is loaded first to its end, which an open channel would put off for ever. */
 function letProgramStart() {
   process.channel.unref();
-  let kept = false;
-  const keep = () => {
-    if (!kept) process.channel?.ref();
-    kept = true;
-  };
+  const keep = () => process.channel?.ref();
   const ask = cluster._getServer;
   cluster._getServer = function (...args) {
+    cluster._getServer = ask;
     keep();
     return ask.apply(this, args);
   };
@@ -127,7 +124,7 @@ function report() {
   const send = process.send;
   const now = () => performance.now();
   const deno = globalThis.Deno !== undefined;
-  const live = countConnections(change);
+  let live = 0;
   // Also when a connection came and went in between: the primary has seen it come.
   let changed = false;
   let late = 0;
@@ -151,7 +148,7 @@ function report() {
   /** One report at a time: a primary that does not read finds one waiting, not a thousand. */
   function tell() {
     if (!process.connected) return;
-    const message = { cmd: 'NODE_CLUSTER', act: 'everycore:report', live: live(), late, deno };
+    const message = { cmd: 'NODE_CLUSTER', act: 'everycore:report', live, late, deno };
     unsent = true;
     changed = false;
     late = 0;
@@ -161,80 +158,41 @@ function report() {
     });
   }
 
-  function change() {
+  function count(by) {
+    live += by;
     changed = true;
     soon();
   }
 
-  diagnostics.channel('net.server.socket').subscribe(soon);
+  diagnostics.channel('net.server.socket').subscribe(({ socket }) => {
+    if (isHandedOver(socket)) {
+      count(1);
+      socket.once('close', () => count(-1));
+    }
+    soon();
+  });
   tell();
   return soon;
 }
 
-/**
- * Counts connections that are handed over one by one. The server counts them itself, so nothing is added to a socket:
- * `changed` is called when its count changes. Returns what tells the sum.
- */
-function countConnections(changed) {
-  // One that is closed and forgotten has no connections.
-  const open = new Set();
-  const ask = cluster._getServer;
-  // Bun's servers do not ask.
-  if (typeof ask !== 'function') return () => 0;
-  cluster._getServer = function (server, options, callback) {
-    return ask.call(this, server, options, function (error, handle, ...rest) {
-      if (isStandIn(handle) && typeof server._connections === 'number') watch(server);
-      return callback.call(this, error, handle, ...rest);
-    });
-  };
-
-  function watch(server) {
-    if (Object.getOwnPropertyDescriptor(server, '_connections')?.set) return;
-    let count = server._connections;
-    Object.defineProperty(server, '_connections', {
-      configurable: true,
-      enumerable: true,
-      get: () => count,
-      set(value) {
-        if (count === 0) open.add(server);
-        count = value;
-        if (count === 0) open.delete(server);
-        changed();
-      },
-    });
-  }
-
-  return () => {
-    let live = 0;
-    for (const server of open) live += server._connections;
-    return live;
-  };
-}
-
-/** What a server that is handed its connections has for a handle. */
-function isStandIn(handle) {
+/** Where connections are handed over one by one, the server has a stand-in for its handle. */
+function isHandedOver(socket) {
+  const handle = (socket.server ?? socket._server)?._handle;
   return handle != null && Object.getPrototypeOf(handle) === Object.prototype;
 }
 
 /** Has HTTP clients hear `Connection: close` before their connection ends. */
 function leaveGently(patience, busy) {
-  const servers = new Map();
-  // Of servers that keep no list of their connections.
   const sockets = new Set();
+  const servers = new Set();
   let leaving = false;
-  let last;
-  let listed = false;
 
   diagnostics.channel('http.server.request.start').subscribe(({ request, response, server }) => {
     busy();
     const { socket } = request;
-    if (server !== last) {
-      if (!servers.has(server)) servers.set(server, connectionList(server, socket));
-      last = server;
-      listed = servers.get(server) !== undefined;
-    }
-    if (!listed && !sockets.has(socket)) {
+    if (!sockets.has(socket)) {
       sockets.add(socket);
+      servers.add(server);
       socket.once('close', () => sockets.delete(socket));
     }
     if (!leaving) return;
@@ -249,26 +207,12 @@ function leaveGently(patience, busy) {
     busy();
     if (leaving || message?.cmd !== 'NODE_CLUSTER' || message.act !== 'disconnect') return;
     leaving = true;
-    for (const list of servers.values()) list?.all().forEach(({ socket }) => closeAfterAnswer(socket));
-    sockets.forEach(closeAfterAnswer);
-    for (const server of servers.keys()) keepIdle(server);
-    setTimeout(() => {
-      for (const server of servers.keys()) server.closeIdleConnections?.();
-    }, patience).unref();
+    for (const { _httpMessage: response } of sockets) {
+      if (response && !response.headersSent) response.shouldKeepAlive = false;
+    }
+    for (const server of servers) keepIdle(server);
+    setTimeout(() => servers.forEach((server) => server.closeIdleConnections?.()), patience).unref();
   });
-}
-
-/** Node's HTTP servers keep a list of parsers, each with its socket, which costs nothing here; a look tells if this one does. */
-function connectionList(server, socket) {
-  const name = Object.getOwnPropertySymbols(server).find(({ description }) => description === 'http.server.connections');
-  const list = name && server[name];
-  if (typeof list?.all !== 'function') return undefined;
-  return list.all().some((parser) => parser.socket === socket) ? list : undefined;
-}
-
-function closeAfterAnswer(socket) {
-  const response = socket?._httpMessage;
-  if (response && !response.headersSent) response.shouldKeepAlive = false;
 }
 
 /** Closing a server ends its idle connections, perhaps with a request on its way: this once it does not. */
