@@ -139,6 +139,10 @@ impl Narrator {
             Event::TooLarge { worker, resident, limit, postponed } => {
                 let sizes = format!("{worker} uses {}, limit {}", size(*resident), size(*limit));
                 Some(match postponed {
+                    // Each worker's own limit is a little less, or all would be replaced at once.
+                    None if resident <= limit => {
+                        Line::plain(format!("{sizes}: it is replaced before it gets there"))
+                    }
                     None => Line::plain(format!("{sizes}: it is replaced")),
                     Some(pause) => Line::bad(format!(
                         "warning: {sizes}, since it was ready: replacing it will hardly help, and is done after {} only; raise --max-rss",
@@ -356,16 +360,21 @@ mod tests {
 
     #[test]
     fn a_size_is_told_with_its_limit() {
-        let large = |postponed| Event::TooLarge {
+        let sized = |resident, postponed| Event::TooLarge {
             worker: worker(1, 0),
-            resident: 45 << 20,
+            resident,
             limit: 500 << 10,
             postponed,
         };
+        let large = |postponed| sized(45 << 20, postponed);
         let mut narrator = Narrator::default();
         assert_eq!(
             said(&mut narrator, &large(None)),
             "worker 1 (pid 101) uses 45 MiB, limit 500 KiB: it is replaced"
+        );
+        assert_eq!(
+            said(&mut narrator, &sized(460 << 10, None)),
+            "worker 1 (pid 101) uses 460 KiB, limit 500 KiB: it is replaced before it gets there"
         );
         let line = said(&mut narrator, &large(Some(Duration::from_secs(60))));
         assert!(line.starts_with("warning: ") && line.contains("after 1 min only"), "{line}");
