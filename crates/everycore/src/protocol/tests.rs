@@ -1,8 +1,17 @@
 //! Every message there and back, and whatever else may come.
 
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::*;
+use crate::address::{Address, BoundAddress};
+use crate::secret::{Secret, SecretSet};
 
 fn secrets() -> SecretSet {
     SecretSet {
