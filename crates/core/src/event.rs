@@ -4,7 +4,7 @@
 //! channel, sockets) is known to the shell alone. What observers hear is in `notice.rs`.
 
 use crate::id::{Generation, ListenerKey, Slot, WorkerId};
-use crate::notice::{ExitReason, ExitStatus, Notice};
+use crate::notice::{ExitStatus, Notice};
 
 /// Something that happened, or that somebody asked for. An event for a worker that is gone is ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,13 +87,6 @@ pub enum Event {
         worker: WorkerId,
         /// The signal's number.
         signal: i32,
-    },
-    /// Order: put a fresh worker in this one's place, replacement first. Only one at a time is under way.
-    Recycle {
-        /// Which worker.
-        worker: WorkerId,
-        /// Why, as reported when it exits.
-        reason: ExitReason,
     },
     /// Order: replace every worker by one of a new generation, each replacement ready first.
     Reload,

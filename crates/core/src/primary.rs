@@ -204,7 +204,6 @@ impl Primary {
                     effects.push(Effect::Signal { worker: worker.id, signal })
                 });
             }
-            Event::Recycle { worker, reason } => self.recycle(worker, reason, now),
             Event::Reload => self.start_reload(),
             Event::Scale { workers } => self.scale(workers, now),
             Event::Stop { urgency } => self.stop(urgency, now),

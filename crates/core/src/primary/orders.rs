@@ -1,4 +1,4 @@
-//! What somebody asked for: disconnect, recycle, scale, reload, stop.
+//! What somebody asked for: disconnect, scale, reload, stop.
 
 use super::{Primary, Reload, Seat, Stopping};
 use crate::event::Urgency;
@@ -32,10 +32,6 @@ impl Primary {
             self.stopping = Some(Stopping::Disconnecting);
             self.leave_all(ExitReason::Disconnect, now);
         }
-    }
-
-    pub(super) fn recycle(&mut self, worker: WorkerId, reason: ExitReason, now: Time) {
-        self.with(worker, |worker, _| worker.is_to_be_replaced(reason, now));
     }
 
     pub(super) fn scale(&mut self, workers: u32, now: Time) {

@@ -67,6 +67,14 @@ impl Cluster {
         self.happens(Event::Exited { worker: id(worker), status });
     }
 
+    /// A worker has served enough.
+    fn outlives(&mut self, worker: u32, reason: ExitReason) {
+        let now = self.now;
+        self.primary.with(id(worker), |worker, _| worker.is_to_be_replaced(reason, now));
+        self.primary.settle(self.now);
+        self.collect();
+    }
+
     fn happens(&mut self, event: Event) {
         self.primary.handle(event, self.now);
         self.collect();

@@ -124,12 +124,10 @@ fn pause(dice: &mut Dice) -> Duration {
 
 fn order(world: &mut World) -> Option<Event> {
     let worker = world.anyone()?;
-    let reason = world.dice.pick(&[ExitReason::MaxRss, ExitReason::MaxRequests, ExitReason::MaxLifetime]);
     Some(match world.dice.below(24) {
         0..=5 => Event::Reload,
         6..=8 => Event::Scale { workers: world.dice.between(0, 5) as u32 },
-        9 | 10 => Event::Recycle { worker, reason },
-        11 => Event::Memory { worker, resident: world.dice.between(0, 2_000) },
+        9..=11 => Event::Memory { worker, resident: world.dice.between(0, 2_000) },
         12 | 13 => Event::Disconnect { worker },
         14..=16 => Event::Kill { worker, signal: world.dice.pick(&[9, 15]) },
         17 => Event::Stop { urgency: world.dice.pick(&[Urgency::Graceful, Urgency::Fast]) },

@@ -91,11 +91,6 @@ impl Watch {
             }
             Event::Kill { worker, .. } => self.ordered = Some(*worker),
             Event::Disconnected { worker } => self.seen(*worker).leaving = true,
-            Event::Recycle { worker, .. } => {
-                if let Some(seen) = self.workers.get_mut(worker.get() as usize - 1) {
-                    seen.recycled = true;
-                }
-            }
             Event::Memory { worker, resident } => {
                 // Each draws up to a tenth less.
                 let most = self.settings.recycle.memory.map(|most| most - most / 10);

@@ -165,7 +165,7 @@ fn so_it_is_when_the_last_worker_of_its_class_is_recycled() {
     cluster.happens(Event::StoppedListening { worker: id(3), listener: ADMIN });
     cluster.serves(4);
     cluster.serves_admin(4);
-    cluster.happens(Event::Recycle { worker: id(4), reason: ExitReason::MaxRequests });
+    cluster.outlives(4, ExitReason::MaxRequests);
     cluster.serves(5);
     assert!(cluster.picture().contains(&"4 disconnecting".to_owned()), "{:?}", cluster.picture());
     assert_eq!(cluster.assign_on(ADMIN, SPECIAL), WAIT);

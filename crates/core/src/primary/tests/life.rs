@@ -70,7 +70,7 @@ fn events_for_workers_that_are_gone_are_ignored() {
         Event::Exited { worker, status: CLEAN },
         Event::Disconnect { worker },
         Event::Kill { worker, signal: 9 },
-        Event::Recycle { worker, reason: ExitReason::MaxRss },
+        Event::Memory { worker, resident: u64::MAX },
     ] {
         cluster.happens(event);
     }

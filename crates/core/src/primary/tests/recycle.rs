@@ -5,8 +5,8 @@ use super::*;
 #[test]
 fn the_replacement_comes_first_and_never_two_at_once() {
     let mut cluster = Cluster::serving(settings(2));
-    cluster.happens(Event::Recycle { worker: id(1), reason: ExitReason::MaxRequests });
-    cluster.happens(Event::Recycle { worker: id(2), reason: ExitReason::MaxRss });
+    cluster.outlives(1, ExitReason::MaxRequests);
+    cluster.outlives(2, ExitReason::MaxRss);
     assert_eq!(cluster.orders(), ["spawn 3 in 0 of 1"]);
     cluster.serves(3);
     assert_eq!(cluster.orders(), ["disconnect 1"]);
@@ -22,7 +22,7 @@ fn the_replacement_comes_first_and_never_two_at_once() {
 #[test]
 fn a_replacement_that_fails_leaves_the_worker_in_place_until_the_next_try() {
     let mut cluster = Cluster::serving(settings(1));
-    cluster.happens(Event::Recycle { worker: id(1), reason: ExitReason::MaxRss });
+    cluster.outlives(1, ExitReason::MaxRss);
     cluster.exits(2, CRASHED);
     cluster.forget();
     cluster.passes(29_999);
@@ -34,7 +34,7 @@ fn a_replacement_that_fails_leaves_the_worker_in_place_until_the_next_try() {
 #[test]
 fn a_reload_comes_before_recycling_and_makes_it_needless() {
     let mut cluster = Cluster::serving(settings(1));
-    cluster.happens(Event::Recycle { worker: id(1), reason: ExitReason::MaxRss });
+    cluster.outlives(1, ExitReason::MaxRss);
     cluster.happens(Event::Reload);
     assert_eq!(cluster.orders(), ["spawn 2 in 0 of 1", "spawn 3 in 0 of 2"]);
     cluster.serves(3);
