@@ -50,7 +50,7 @@
 //! None is on by default.
 //!
 //! * `axum`: [`Listener`] under `axum::serve`, and `Worker::serve`, which lets go of clients in order.
-//! * `stream`: [`Incoming`], a listener's connections, is a `futures_core::Stream`.
+//! * `stream`: [`ListenerStream`], a listener's connections, is a `futures_core::Stream`.
 //! * `tls`: `tls::Ticketer`: TLS sessions of rustls that resume with any worker.
 //!
 //! Linux only: handing connections over, and noticing who died, rests on what its kernel has.
@@ -84,5 +84,6 @@ pub use options::{ListenOptions, ListenOptionsError};
 pub use role::{Role, role};
 pub use secret::Secret;
 pub use worker::{
-    BlockingStream, Incoming, Lease, Listener, Parts, Received, Secrets, Stream, Trouble, UdpSocket, Worker,
+    BlockingStream, Delivery, Lease, Listener, ListenerStream, Parts, Secrets, Stream, Trouble, UdpSocket,
+    Worker,
 };

@@ -13,7 +13,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use everycore::{Cluster, Error, Event, Readiness, Role, Urgency};
-use everycore_ipc::{Codec, ExitStatus, Fork, Limits, Stdio, blocking, fork};
+use everycore_ipc::{Codec, Fork, Limits, Stdio, WaitStatus, blocking, fork};
 
 /// How long anything may take that should take no time at all.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -65,7 +65,7 @@ fn child_asks_for_its_role_first() {
         channel.send("hi").unwrap();
         assert_eq!(channel.recv().unwrap().unwrap().parse::<String>().unwrap(), "hi");
         channel.disconnect().unwrap();
-        assert_eq!(parts.pidfd.wait().unwrap(), ExitStatus::Code(0));
+        assert_eq!(parts.pidfd.wait().unwrap(), WaitStatus::Code(0));
     }
 }
 
@@ -119,7 +119,7 @@ fn child(part: &str) -> Fork {
 }
 
 fn succeeds(fork: Fork) {
-    assert_eq!(fork.spawn_parts().unwrap().pidfd.wait().unwrap(), ExitStatus::Code(0));
+    assert_eq!(fork.spawn_parts().unwrap().pidfd.wait().unwrap(), WaitStatus::Code(0));
 }
 
 // --- the children ---

@@ -13,7 +13,7 @@ mod reaper;
 
 use std::io::{self, PipeReader, PipeWriter};
 
-use everycore_sys::ExitStatus;
+use everycore_sys::WaitStatus;
 use serde::Serialize;
 
 use crate::channel::Channel;
@@ -38,7 +38,7 @@ pub enum Event {
     /// The channel is at an end: it closed its side, or it is no more. Never comes for a child without a channel.
     Disconnect,
     /// It has ended. The last event.
-    Exit(ExitStatus),
+    Exit(WaitStatus),
 }
 
 /// A program that was started by [`Fork::spawn`].
@@ -173,7 +173,7 @@ impl Child {
     ///
     /// # Errors
     /// Not inside a tokio runtime, or out of descriptors.
-    pub async fn wait(&self) -> io::Result<ExitStatus> {
+    pub async fn wait(&self) -> io::Result<WaitStatus> {
         self.process.wait().await
     }
 
@@ -181,7 +181,7 @@ impl Child {
     ///
     /// # Errors
     /// None that a caller could act on.
-    pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
+    pub fn try_wait(&self) -> io::Result<Option<WaitStatus>> {
         self.process.try_wait()
     }
 

@@ -59,7 +59,7 @@ mod wire;
 pub use channel::Channel;
 pub use child::{Child, ChildParts, Event, Fork, ForkError, OURS_ALONE, Stdio, fork};
 pub use connection::{ChannelError, Connection, Faults, Flush, Received, SendError};
-pub use everycore_sys::{ExitStatus, PidFd};
+pub use everycore_sys::{PidFd, WaitStatus};
 pub use handle::{Handle, HandleError, HandleKind};
 pub use limits::Limits;
 pub use message::{Cause, Format, Incoming, Kind, Message, MessageError, Outgoing};

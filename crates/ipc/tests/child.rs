@@ -11,8 +11,8 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 
 use everycore_ipc::{
-    ChildParts, Codec, Connection, Event, ExitStatus, Flush, Fork, ForkError, Handle, Limits, Message,
-    Outgoing, ParentError, PidFd, SendError, Stdio, fork, inherited, parent,
+    ChildParts, Codec, Connection, Event, Flush, Fork, ForkError, Handle, Limits, Message, Outgoing,
+    ParentError, PidFd, SendError, Stdio, WaitStatus, fork, inherited, parent,
 };
 use everycore_sys::{Spawn, SpawnError, inherit, spawn};
 use support::{block_on, until};
@@ -90,11 +90,11 @@ fn events_come_in_order_and_once() {
                 }
             }
             assert_eq!(words, Vec::from_iter(0..1000));
-            assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(ExitStatus::Code(3)))));
+            assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(WaitStatus::Code(3)))));
             assert!(child.event().await.unwrap().is_none());
             assert!(child.event().await.unwrap().is_none());
-            assert_eq!(child.wait().await.unwrap(), ExitStatus::Code(3));
-            assert_eq!(child.try_wait().unwrap(), Some(ExitStatus::Code(3)));
+            assert_eq!(child.wait().await.unwrap(), WaitStatus::Code(3));
+            assert_eq!(child.try_wait().unwrap(), Some(WaitStatus::Code(3)));
         });
     }
 }
@@ -105,7 +105,7 @@ fn a_signal_shows_in_the_exit() {
         assert_eq!(child.try_wait().unwrap(), None);
         assert!(child.kill(libc_sigkill()).unwrap());
         assert!(matches!(child.event().await.unwrap(), Some(Event::Disconnect)));
-        let killed = ExitStatus::Signal { signal: libc_sigkill(), core_dumped: false };
+        let killed = WaitStatus::Signal { signal: libc_sigkill(), core_dumped: false };
         assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(status)) if status == killed));
         assert!(!child.kill(libc_sigkill()).unwrap(), "nobody is there any more");
     });
@@ -117,7 +117,7 @@ fn a_grandchild_that_holds_the_channel_delays_nothing() {
         let fork = fork("sh").args(["-c", script]).codec(Codec::Native).stdout(Stdio::Pipe);
         let mut child = fork.spawn().unwrap();
         assert!(matches!(child.event().await.unwrap(), Some(Event::Disconnect)));
-        assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(ExitStatus::Code(4)))));
+        assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(WaitStatus::Code(4)))));
         let mut pid = String::new();
         child.stdout.take().unwrap().read_to_string(&mut pid).unwrap();
         PidFd::open(pid.trim().parse().unwrap()).unwrap().signal(libc_sigkill()).unwrap();
@@ -144,7 +144,7 @@ fn a_grandchild_that_talks_delays_nothing() {
             });
         };
         assert!(matches!(end, Some(Event::Disconnect)), "{end:?}");
-        assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(ExitStatus::Code(4)))));
+        assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(WaitStatus::Code(4)))));
         let mut pid = String::new();
         child.stdout.take().unwrap().read_to_string(&mut pid).unwrap();
         PidFd::open(pid.trim().parse().unwrap()).unwrap().signal(libc_sigkill()).unwrap();
@@ -176,7 +176,7 @@ fn disconnecting_ends_a_child() {
             "what it still says is heard"
         );
         assert!(matches!(child.event().await.unwrap(), Some(Event::Disconnect)));
-        assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(ExitStatus::Code(0)))));
+        assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(WaitStatus::Code(0)))));
     });
 }
 
@@ -214,13 +214,13 @@ fn pipes_null_and_files() {
     let mut child = cat.spawn_parts().unwrap();
     child.stdin.take().unwrap().write_all(b"through the cat").unwrap();
     assert_eq!(read(&mut child.stdout), "through the cat");
-    assert_eq!(child.pidfd.wait().unwrap(), ExitStatus::Code(0));
+    assert_eq!(child.pidfd.wait().unwrap(), WaitStatus::Code(0));
 
     let (mut read_end, write_end) = std::io::pipe().unwrap();
     let loud = fork("sh").args(["-c", "cat; echo out; echo err >&2"]).without_channel();
     let loud = loud.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Fd(write_end.into()));
     for _ in 0..2 {
-        assert_eq!(loud.spawn_parts().unwrap().pidfd.wait().unwrap(), ExitStatus::Code(0));
+        assert_eq!(loud.spawn_parts().unwrap().pidfd.wait().unwrap(), WaitStatus::Code(0));
     }
     drop(loud);
     let mut text = String::new();
@@ -234,7 +234,7 @@ fn pipes_null_and_files() {
         let mut text = String::new();
         tokio::io::AsyncReadExt::read_to_string(&mut stdout, &mut text).await.unwrap();
         assert_eq!(text, "hi\n");
-        assert_eq!(child.wait().await.unwrap(), ExitStatus::Code(0));
+        assert_eq!(child.wait().await.unwrap(), WaitStatus::Code(0));
     });
 }
 
@@ -294,7 +294,7 @@ fn no_channel_no_messages() {
         assert!(matches!(child.send("x").await, Err(SendError::Closed(_))));
         assert!(child.recv().await.unwrap().is_none());
         child.disconnect().await.unwrap();
-        assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(ExitStatus::Code(0)))));
+        assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(WaitStatus::Code(0)))));
         assert!(child.event().await.unwrap().is_none());
     });
 }
@@ -317,7 +317,7 @@ fn parts_need_no_runtime() {
     assert_eq!(channel.recv().unwrap().unwrap().parse::<String>().unwrap(), "hi");
     channel.disconnect().unwrap();
     assert!(channel.recv().unwrap().is_none());
-    assert_eq!(pidfd.wait().unwrap(), ExitStatus::Code(0));
+    assert_eq!(pidfd.wait().unwrap(), WaitStatus::Code(0));
 }
 
 fn the_child_finds_its_parent_once_and_early() {
@@ -349,7 +349,7 @@ fn stale_variables_are_nobodys() {
         ];
         program.env = pairs.map(|(name, value)| (name.into(), value.into())).into();
         program.descriptors = vec![(fd, 3)];
-        assert_eq!(spawn(&program).unwrap().pidfd.wait().unwrap(), ExitStatus::Code(0), "{number} {mode}");
+        assert_eq!(spawn(&program).unwrap().pidfd.wait().unwrap(), WaitStatus::Code(0), "{number} {mode}");
     }
 }
 
@@ -497,12 +497,12 @@ fn sigchld() {
         let exe = std::env::current_exe().unwrap();
         let again = fork("env").arg("--ignore-signal=CHLD").arg(exe).arg("again").without_channel();
         let child = again.spawn_parts().unwrap();
-        assert_eq!(child.pidfd.wait().unwrap(), ExitStatus::Code(0));
+        assert_eq!(child.pidfd.wait().unwrap(), WaitStatus::Code(0));
         return;
     }
     block_on(async {
         let mut child = fork("sh").args(["-c", "exit 5"]).without_channel().spawn().unwrap();
-        assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(ExitStatus::Unknown))));
+        assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(WaitStatus::Unknown))));
     });
 }
 
@@ -538,7 +538,7 @@ fn role(name: &str) -> Fork {
 
 fn succeeds(fork: Fork) {
     let child = fork.spawn_parts().unwrap();
-    assert_eq!(child.pidfd.wait().unwrap(), ExitStatus::Code(0));
+    assert_eq!(child.pidfd.wait().unwrap(), WaitStatus::Code(0));
 }
 
 fn read(pipe: &mut Option<std::io::PipeReader>) -> String {

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
-use everycore_ipc::{Codec, Event, ExitStatus, Fork, Handle, Stdio, fork, parent};
+use everycore_ipc::{Codec, Event, Fork, Handle, Stdio, WaitStatus, fork, parent};
 use support::{ask, block_on};
 
 const ROLE: &str = "EVERYCORE_TEST_ROLE";
@@ -47,7 +47,7 @@ fn a_script_echoes_and_its_events_come_in_order() {
             }
             child.disconnect().await.unwrap();
             assert!(matches!(child.event().await.unwrap(), Some(Event::Disconnect)));
-            assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(ExitStatus::Code(0)))));
+            assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(WaitStatus::Code(0)))));
         });
     }
 }
@@ -66,7 +66,7 @@ fn a_script_that_dies_says_everything_first() {
                 }
             }
             assert_eq!(numbers, Vec::from_iter(0..100));
-            assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(ExitStatus::Code(7)))));
+            assert!(matches!(child.event().await.unwrap(), Some(Event::Exit(WaitStatus::Code(7)))));
         });
     }
 }
@@ -88,7 +88,7 @@ fn a_script_serves_on_our_listener() {
         assert_eq!(child.recv().await.unwrap().unwrap().parse::<String>().unwrap(), "serving");
         assert_eq!(ask(address, "").unwrap(), "handled by node");
         assert!(child.kill(15).unwrap());
-        assert!(matches!(child.wait().await.unwrap(), ExitStatus::Signal { signal: 15, .. }));
+        assert!(matches!(child.wait().await.unwrap(), WaitStatus::Signal { signal: 15, .. }));
     });
 }
 
@@ -111,7 +111,7 @@ fn node_forks_us() {
         let mut seen = String::new();
         node.stdout.take().unwrap().read_to_string(&mut seen).unwrap();
         assert_eq!(seen, "message hello\ndisconnect\nexit 0 null\n", "{mode}");
-        assert_eq!(node.pidfd.wait().unwrap(), ExitStatus::Code(0));
+        assert_eq!(node.pidfd.wait().unwrap(), WaitStatus::Code(0));
     }
 }
 

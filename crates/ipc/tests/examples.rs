@@ -10,14 +10,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use everycore_ipc::{ExitStatus, PidFd};
+use everycore_ipc::{PidFd, WaitStatus};
 use support::{Example, PATIENCE, ask, converse, last_number, until};
 
 #[test]
 fn s1_one_child_per_cpu_echoes_what_was_sent_before_it_started() {
     let example = Example::start("s01_fork_echo", &[]);
     let lines = example.rest();
-    assert_eq!(example.wait(), ExitStatus::Code(0));
+    assert_eq!(example.wait(), WaitStatus::Code(0));
     let cpus = everycore_sys::cpu::available_cpus();
     for number in 1..=cpus {
         let got = lines.iter().find(|line| line.ends_with(&format!(": got: hello child {number}"))).unwrap();
@@ -55,7 +55,7 @@ fn s3_only_the_children_serve() {
         PidFd::open(pid).unwrap().signal(9).unwrap();
         assert!(example.line().contains("SIGKILL"));
     }
-    assert_eq!(example.wait(), ExitStatus::Code(0));
+    assert_eq!(example.wait(), WaitStatus::Code(0));
     assert!(TcpStream::connect(address).is_err(), "the parent held no copy");
 }
 
@@ -65,7 +65,7 @@ fn s3_the_children_serve_on_when_the_parent_has_left() {
     let children = [example.line_with("serving"), example.line_with("serving")].map(|line| pid_in(&line));
     let _children = Orphans(children.to_vec());
     let address = example.address();
-    assert_eq!(example.wait(), ExitStatus::Code(0));
+    assert_eq!(example.wait(), WaitStatus::Code(0));
     assert_eq!(who_serves(address, 2), HashSet::from(children));
 }
 

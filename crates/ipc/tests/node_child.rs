@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use everycore_ipc::blocking::Channel;
 use everycore_ipc::{
-    Codec, Connection, ExitStatus, Fork, Handle, HandleKind, Incoming, Limits, Message, Outgoing, PidFd, fork,
+    Codec, Connection, Fork, Handle, HandleKind, Incoming, Limits, Message, Outgoing, PidFd, WaitStatus, fork,
 };
 use everycore_sys::signals::number::{CONT, STOP};
 use serde_json::{Value, json};
@@ -506,7 +506,7 @@ fn either_side_may_end_the_channel() {
             assert_eq!(node.hear()["i"], i);
         }
         assert!(node.incoming().is_none());
-        assert_eq!(node.process.wait().unwrap(), ExitStatus::Code(0));
+        assert_eq!(node.process.wait().unwrap(), WaitStatus::Code(0));
 
         let Some(node) = Node::start(codec, Limits::default()) else { return };
         let (mut client, accepted) = Connections::new().next();
@@ -521,6 +521,6 @@ fn either_side_may_end_the_channel() {
         let mut heard = String::new();
         client.read_to_string(&mut heard).unwrap();
         assert_eq!(heard, "bye", "what was sent before the end is acted on");
-        assert_eq!(node.process.wait().unwrap(), ExitStatus::Code(0));
+        assert_eq!(node.process.wait().unwrap(), WaitStatus::Code(0));
     }
 }

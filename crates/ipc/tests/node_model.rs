@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use everycore_ipc::{Channel, Child, Codec, ExitStatus, Fork, Handle, PidFd, Stdio, fork, parent};
+use everycore_ipc::{Channel, Child, Codec, Fork, Handle, PidFd, Stdio, WaitStatus, fork, parent};
 use rustix::net::{AddressFamily, SocketType};
 use serde_json::{Value, json};
 use support::{PATIENCE, ask, block_on};
@@ -320,7 +320,7 @@ fn s16() {
             assert_eq!(counts.into_values().collect::<Vec<_>>(), [4, 4, 4]);
             let victim = children.remove(0);
             victim.kill(9).unwrap();
-            assert!(matches!(victim.wait().await.unwrap(), ExitStatus::Signal { signal: 9, .. }));
+            assert!(matches!(victim.wait().await.unwrap(), WaitStatus::Signal { signal: 9, .. }));
             for turn in 0..6 {
                 let child = &children[turn % 2];
                 assert_eq!(served_by(&pass(&listener, address, child).await), child.pid());

@@ -37,5 +37,5 @@ pub mod signals;
 pub mod socket_pair;
 pub mod spawn;
 
-pub use pidfd::{ExitStatus, PidFd};
+pub use pidfd::{PidFd, WaitStatus};
 pub use spawn::{Spawn, SpawnError, Spawned, spawn};

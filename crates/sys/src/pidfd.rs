@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, wait
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ExitStatus {
+pub enum WaitStatus {
     /// It returned this code, 0 to 255.
     Code(i32),
     /// A signal ended it.
@@ -29,14 +29,14 @@ pub enum ExitStatus {
     Unknown,
 }
 
-impl ExitStatus {
+impl WaitStatus {
     /// Whether it returned code 0.
     pub fn success(self) -> bool {
         self == Self::Code(0)
     }
 }
 
-impl fmt::Display for ExitStatus {
+impl fmt::Display for WaitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exited with code {code}"),
@@ -59,7 +59,7 @@ pub struct PidFd {
     pid: u32,
     /// Set once the status was taken: from then on the pid may belong to somebody else. The lock is held across the
     /// system call, or a second thread would find the child gone and call its status unknown.
-    status: Mutex<Option<ExitStatus>>,
+    status: Mutex<Option<WaitStatus>>,
 }
 
 impl PidFd {
@@ -110,7 +110,7 @@ impl PidFd {
     ///
     /// # Errors
     /// None that a caller could act on; the descriptor would have to be no pidfd.
-    pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
+    pub fn try_wait(&self) -> io::Result<Option<WaitStatus>> {
         let mut known = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_none() {
             *known = self.ask()?;
@@ -122,7 +122,7 @@ impl PidFd {
     ///
     /// # Errors
     /// As [`PidFd::try_wait`].
-    pub fn wait(&self) -> io::Result<ExitStatus> {
+    pub fn wait(&self) -> io::Result<WaitStatus> {
         loop {
             if let Some(status) = self.try_wait()? {
                 return Ok(status);
@@ -131,14 +131,14 @@ impl PidFd {
         }
     }
 
-    fn ask(&self) -> io::Result<Option<ExitStatus>> {
+    fn ask(&self) -> io::Result<Option<WaitStatus>> {
         match waitid(WaitId::PidFd(self.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
             Ok(None) | Err(Errno::INTR) => Ok(None),
             Ok(Some(status)) => Ok(Some(exit_status(&status))),
             // Not ours to wait for (any more). Whether it has ended the descriptor still tells.
             Err(Errno::CHILD) => {
                 let ended = self.has_ended(Some(Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-                Ok(ended.then_some(ExitStatus::Unknown))
+                Ok(ended.then_some(WaitStatus::Unknown))
             }
             Err(errno) => Err(errno.into()),
         }
@@ -182,13 +182,13 @@ impl From<PidFd> for OwnedFd {
     }
 }
 
-fn exit_status(status: &WaitIdStatus) -> ExitStatus {
+fn exit_status(status: &WaitIdStatus) -> WaitStatus {
     if let Some(code) = status.exit_status() {
-        return ExitStatus::Code(code);
+        return WaitStatus::Code(code);
     }
     match status.terminating_signal() {
-        Some(signal) => ExitStatus::Signal { signal, core_dumped: status.dumped() },
-        None => ExitStatus::Unknown,
+        Some(signal) => WaitStatus::Signal { signal, core_dumped: status.dumped() },
+        None => WaitStatus::Unknown,
     }
 }
 

@@ -20,7 +20,7 @@ pub const MAX_DESCRIPTORS: usize = 253;
 
 /// What [`receive`] took off the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Received {
+pub struct RecvMsg {
     /// Bytes written to the buffer; 0 means that the peer has closed its end.
     pub bytes: usize,
     /// Descriptors were sent that did not arrive: this process has no room for more of them. Those that did arrive
@@ -79,7 +79,7 @@ pub fn send_vectored<Fd: AsFd>(
 ///
 /// # Errors
 /// `WouldBlock` when nothing is there; `ConnectionReset` when the peer went away with bytes of ours unread.
-pub fn receive<Fd: AsFd>(socket: Fd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<Received> {
+pub fn receive<Fd: AsFd>(socket: Fd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<RecvMsg> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
@@ -93,7 +93,7 @@ pub fn receive<Fd: AsFd>(socket: Fd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) 
             fds.extend(received);
         }
     }
-    Ok(Received { bytes: message.bytes, truncated: message.flags.contains(ReturnFlags::CTRUNC) })
+    Ok(RecvMsg { bytes: message.bytes, truncated: message.flags.contains(ReturnFlags::CTRUNC) })
 }
 
 /// Sends each record as a message of its own, with its one descriptor. Returns how many went.

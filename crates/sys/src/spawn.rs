@@ -82,13 +82,13 @@ pub struct Spawned {
 /// failed attempt nothing is left behind.
 ///
 /// ```
-/// use everycore_sys::{ExitStatus, Spawn, spawn};
+/// use everycore_sys::{WaitStatus, Spawn, spawn};
 ///
 /// let mut program = Spawn::new("sh");
 /// program.args = vec!["-c".into(), "exit $CODE".into()];
 /// program.env = vec![("CODE".into(), "7".into())];
 /// let child = spawn(&program)?;
-/// assert_eq!(child.pidfd.wait()?, ExitStatus::Code(7));
+/// assert_eq!(child.pidfd.wait()?, WaitStatus::Code(7));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn spawn(program: &Spawn<'_>) -> Result<Spawned, SpawnError> {

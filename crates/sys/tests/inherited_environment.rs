@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use everycore_sys::inherit::{self, Expect, InheritError};
-use everycore_sys::{ExitStatus, Spawn, spawn};
+use everycore_sys::{Spawn, WaitStatus, spawn};
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
@@ -36,7 +36,7 @@ fn parent() {
         ];
         program.listen_pid = true;
         program.descriptors = vec![(childs.as_fd(), 3), (null.as_fd(), 4)];
-        assert_eq!(spawn(&program).unwrap().pidfd.wait().unwrap(), ExitStatus::Code(0), "{role}");
+        assert_eq!(spawn(&program).unwrap().pidfd.wait().unwrap(), WaitStatus::Code(0), "{role}");
     }
     drop(ours);
 }

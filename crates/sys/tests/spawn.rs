@@ -9,16 +9,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use everycore_sys::spawn::Step;
-use everycore_sys::{ExitStatus, Spawn, SpawnError, spawn};
+use everycore_sys::{Spawn, SpawnError, WaitStatus, spawn};
 
 #[test]
 fn exit_codes_and_signals_are_told_apart() {
-    assert_eq!(status(&shell("exit 0")), ExitStatus::Code(0));
-    assert_eq!(status(&shell("exit 255")), ExitStatus::Code(255));
-    let killed = ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false };
+    assert_eq!(status(&shell("exit 0")), WaitStatus::Code(0));
+    assert_eq!(status(&shell("exit 255")), WaitStatus::Code(255));
+    let killed = WaitStatus::Signal { signal: libc::SIGKILL, core_dumped: false };
     assert_eq!(status(&shell("kill -KILL $$")), killed);
     assert_eq!(killed.to_string(), "killed by SIGKILL");
-    assert!(ExitStatus::Code(0).success() && !killed.success());
+    assert!(WaitStatus::Code(0).success() && !killed.success());
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn a_child_is_signalled_by_its_pidfd() {
     let child = spawn(&shell("exec sleep 60")).unwrap();
     assert_eq!(child.pidfd.try_wait().unwrap(), None);
     child.pidfd.signal(libc::SIGTERM).unwrap();
-    let terminated = ExitStatus::Signal { signal: libc::SIGTERM, core_dumped: false };
+    let terminated = WaitStatus::Signal { signal: libc::SIGTERM, core_dumped: false };
     assert_eq!(child.pidfd.wait().unwrap(), terminated);
     assert_eq!(child.pidfd.try_wait().unwrap(), Some(terminated), "the answer is kept");
     assert_eq!(child.pidfd.signal(libc::SIGTERM).unwrap_err().raw_os_error(), Some(libc::ESRCH));
@@ -85,7 +85,7 @@ fn descriptors_land_on_their_numbers_even_crosswise() {
     program.args = vec!["-c".into(), script.into()];
     let child = spawn(&program).unwrap();
     drop(program);
-    assert_eq!(child.pidfd.wait().unwrap(), ExitStatus::Code(0));
+    assert_eq!(child.pidfd.wait().unwrap(), WaitStatus::Code(0));
     for (index, (mut read, write)) in pipes.into_iter().enumerate() {
         drop(write);
         let mut text = String::new();
@@ -127,7 +127,7 @@ fn nothing_leaks_into_the_child() {
     drop(write);
     let mut text = String::new();
     read.read_to_string(&mut text).unwrap();
-    assert_eq!(child.pidfd.wait().unwrap(), ExitStatus::Code(0));
+    assert_eq!(child.pidfd.wait().unwrap(), WaitStatus::Code(0));
     let mut found: Vec<RawFd> = text.split_whitespace().map(|name| name.parse().unwrap()).collect();
     found.sort_unstable();
     // 3 is the directory that `ls` itself reads.
@@ -200,7 +200,7 @@ fn a_death_signal_ends_the_child_with_its_parents_thread() {
         spawn(&program).unwrap()
     });
     let child = child.join().unwrap();
-    assert_eq!(child.pidfd.wait().unwrap(), ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
+    assert_eq!(child.pidfd.wait().unwrap(), WaitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn many_threads_may_spawn_at_once() {
             scope.spawn(move || {
                 for round in 0..20 {
                     let code = thread * 20 + round;
-                    assert_eq!(status(&shell(&format!("exit {code}"))), ExitStatus::Code(code));
+                    assert_eq!(status(&shell(&format!("exit {code}"))), WaitStatus::Code(code));
                 }
             });
         }
@@ -303,7 +303,7 @@ fn shell(script: &str) -> Spawn<'static> {
     program
 }
 
-fn status(program: &Spawn<'_>) -> ExitStatus {
+fn status(program: &Spawn<'_>) -> WaitStatus {
     spawn(program).unwrap().pidfd.wait().unwrap()
 }
 
@@ -324,7 +324,7 @@ fn start_and_read(mut program: Spawn<'_>) -> (u32, String) {
     drop(write);
     let mut text = String::new();
     read.read_to_string(&mut text).unwrap();
-    assert_eq!(child.pidfd.wait().unwrap(), ExitStatus::Code(0), "{text}");
+    assert_eq!(child.pidfd.wait().unwrap(), WaitStatus::Code(0), "{text}");
     (child.pid, text)
 }
 

@@ -373,7 +373,7 @@ impl Driver {
         let status = match process.try_wait() {
             Ok(Some(status)) => status,
             Ok(None) => return,
-            Err(_) => everycore_sys::ExitStatus::Unknown,
+            Err(_) => everycore_sys::WaitStatus::Unknown,
         };
         self.sources.remove(process, Wake::Process(worker));
         // Everything it wrote is here by now. A grandchild that holds the channel open does not keep us waiting, nor one
@@ -390,9 +390,9 @@ impl Driver {
         self.disconnected(worker);
         self.carry_out_effects();
         let status = match status {
-            everycore_sys::ExitStatus::Code(code) => ExitStatus::Code(code),
-            everycore_sys::ExitStatus::Signal { signal, .. } => ExitStatus::Signal(signal),
-            everycore_sys::ExitStatus::Unknown => ExitStatus::Unknown,
+            everycore_sys::WaitStatus::Code(code) => ExitStatus::Code(code),
+            everycore_sys::WaitStatus::Signal { signal, .. } => ExitStatus::Signal(signal),
+            everycore_sys::WaitStatus::Unknown => ExitStatus::Unknown,
         };
         self.order(CoreEvent::Exited { worker, status });
     }

@@ -16,7 +16,7 @@ use super::event::Event;
 use super::handoff::Arrival;
 use super::member::Side;
 use super::node::acts;
-use super::spread::Routing;
+use super::spread::Classifier;
 use crate::protocol::{Mode, ToWorker};
 
 /// Connections handed to one worker before the next gets some.
@@ -140,8 +140,8 @@ impl Driver {
             if turn % (HELPING * holders.len()) == 0 {
                 self.send_off(&mut with_room);
             }
-            let mut routing = Routing { selector: &mut self.selector, sources: &self.sources };
-            let arrival = match self.listeners.next_of_rest(key, self.core.router(), &mut routing) {
+            let mut classifier = Classifier { selector: &mut self.selector, sources: &self.sources };
+            let arrival = match self.listeners.next_of_rest(key, self.core.router(), &mut classifier) {
                 Ok(Some(arrival)) => arrival,
                 Ok(None) if self.send_off(&mut with_room) => return Queue::Empty,
                 // Out of descriptors, perhaps: there will be some when what was handed over has gone.

@@ -37,7 +37,7 @@ pub(crate) enum Drained {
 }
 
 /// How the class of a connection is found.
-pub(crate) struct Routing<'a> {
+pub(crate) struct Classifier<'a> {
     pub(crate) selector: &'a mut Selector,
     pub(crate) sources: &'a Sources,
 }
@@ -49,7 +49,7 @@ impl Listeners {
         key: ListenerKey,
         core: &mut Primary,
         members: &mut Members,
-        routing: &mut Routing<'_>,
+        classifier: &mut Classifier<'_>,
         now: Time,
     ) -> Drained {
         let Some(listening) = self.by_key.get_mut(&key) else { return Drained::Empty };
@@ -62,7 +62,7 @@ impl Listeners {
         let mut hands =
             Hands { core: &mut *core, members, touched: &mut self.touched, handed: &mut self.handed, now };
         let patient = hands.core.may_wait();
-        let peeks = routing.selector.peek().is_some();
+        let peeks = classifier.selector.peek().is_some();
         if patient {
             listening.call_in(&mut hands);
         }
@@ -92,7 +92,7 @@ impl Listeners {
                 }
             };
             if let (None, Some(router)) = (arrival.class, hands.core.router()) {
-                match listening.select(arrival, &mut self.last_peek, router, routing) {
+                match listening.select(arrival, &mut self.last_peek, router, classifier) {
                     Some(selected) => arrival = selected,
                     None => continue,
                 }
@@ -125,17 +125,17 @@ impl Listeners {
         &mut self,
         number: u32,
         router: &Router,
-        routing: &mut Routing<'_>,
+        classifier: &mut Classifier<'_>,
         is_last: bool,
     ) {
         let here = self.cared_for().find(|(_, listening)| listening.peeks.get(number).is_some());
         let Some(key) = here.map(|(key, _)| key) else { return };
         let Some(listening) = self.by_key.get_mut(&key) else { return };
         let Some(arrival) = listening.peeks.get(number) else { return };
-        match routing.selector.select(router, arrival, listening.site(), is_last) {
+        match classifier.selector.select(router, arrival, listening.site(), is_last) {
             Selected::Pending => {}
             Selected::Class(class) => {
-                let chosen = listening.peeks.take(number, routing.sources);
+                let chosen = listening.peeks.take(number, classifier.sources);
                 listening.homeless.extend(chosen.map(|arrival| Arrival { class: Some(class), ..arrival }));
                 listening.starved = true;
                 self.care(key);
@@ -153,14 +153,14 @@ impl Listeners {
         &mut self,
         key: ListenerKey,
         router: Option<&Router>,
-        routing: &mut Routing<'_>,
+        classifier: &mut Classifier<'_>,
     ) -> io::Result<Option<Arrival>> {
         let Some(listening) = self.by_key.get_mut(&key) else { return Ok(None) };
         if self.inherited {
             listening.unblock();
         }
         listening.homeless.extend(listening.room.take_all());
-        listening.homeless.extend(listening.peeks.take_all(routing.sources));
+        listening.homeless.extend(listening.peeks.take_all(classifier.sources));
         if listening.homeless.is_empty() && !listening.bound.is_ours {
             if listening.rest >= REST {
                 return Ok(None);
@@ -173,7 +173,8 @@ impl Listeners {
             return next;
         };
         if let (None, Some(router)) = (arrival.class, router)
-            && let Selected::Class(class) = routing.selector.select(router, &arrival, listening.site(), true)
+            && let Selected::Class(class) =
+                classifier.selector.select(router, &arrival, listening.site(), true)
         {
             arrival.class = Some(class);
         }
@@ -189,18 +190,18 @@ impl Listening {
         mut arrival: Arrival,
         last_peek: &mut u32,
         router: &Router,
-        routing: &mut Routing<'_>,
+        classifier: &mut Classifier<'_>,
     ) -> Option<Arrival> {
-        let mut selected = routing.selector.select(router, &arrival, self.site(), false);
-        if let (Selected::Pending, Some(peek)) = (selected, routing.selector.peek()) {
+        let mut selected = classifier.selector.select(router, &arrival, self.site(), false);
+        if let (Selected::Pending, Some(peek)) = (selected, classifier.selector.peek()) {
             *last_peek = last_peek.wrapping_add(1);
             let until = Instant::now() + peek.within;
-            match self.peeks.add(*last_peek, arrival, until, routing.sources) {
+            match self.peeks.add(*last_peek, arrival, until, classifier.sources) {
                 Ok(()) => return None,
                 // The kernel has no memory to watch it: what is there has to do.
                 Err((back, _)) => arrival = back,
             }
-            selected = routing.selector.select(router, &arrival, self.site(), true);
+            selected = classifier.selector.select(router, &arrival, self.site(), true);
         }
         if let Selected::Class(class) = selected {
             arrival.class = Some(class);

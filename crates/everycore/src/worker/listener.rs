@@ -19,7 +19,7 @@ use super::Core;
 use super::blocking::BlockingStream;
 use super::drain::Why;
 use super::driver::{timespec, watch};
-use super::incoming::Incoming;
+use super::listener_stream::ListenerStream;
 use super::registration::{Claim, Grant};
 use super::source::{Found, Source};
 use super::stream::Stream;
@@ -260,8 +260,8 @@ impl Listener {
     }
 
     /// The connections as a stream that ends when the worker drains.
-    pub fn into_stream(self) -> Incoming {
-        Incoming::new(self)
+    pub fn into_stream(self) -> ListenerStream {
+        ListenerStream::new(self)
     }
 
     /// One look at the source, which is watched from the first one on. While draining, without waiting for the reactor:

@@ -112,11 +112,11 @@ impl Worker {
     ///
     /// # Errors
     /// It is called outside of a tokio runtime.
-    pub async fn recv(&self) -> Result<Option<Received>> {
+    pub async fn recv(&self) -> Result<Option<Delivery>> {
         let link = &self.core.link;
         ensure_task(link)?;
         if let Some(item) = link.take(&mut link.lock()) {
-            return Ok(Some(Received::new(item, link)));
+            return Ok(Some(Delivery::new(item, link)));
         }
         loop {
             let mut arrived = pin!(link.arrived.notified());
@@ -124,7 +124,7 @@ impl Worker {
             {
                 let mut state = link.lock();
                 if let Some(item) = link.take(&mut state) {
-                    return Ok(Some(Received::new(item, link)));
+                    return Ok(Some(Delivery::new(item, link)));
                 }
                 if state.is_over() || link.drain.has_begun() {
                     return Ok(None);
@@ -138,13 +138,13 @@ impl Worker {
     ///
     /// # Errors
     /// It is called from the runtime that serves the channel.
-    pub fn recv_blocking(&self) -> Result<Option<Received>> {
+    pub fn recv_blocking(&self) -> Result<Option<Delivery>> {
         let link = &self.core.link;
         ensure_thread(link)?;
         let mut state = link.lock();
         loop {
             if let Some(item) = link.take(&mut state) {
-                return Ok(Some(Received::new(item, link)));
+                return Ok(Some(Delivery::new(item, link)));
             }
             if state.is_over() || link.drain.has_begun() {
                 return Ok(None);
@@ -193,7 +193,7 @@ impl Worker {
 ///
 /// It reads like a [`Message`]: `received.parse::<T>()?`, `received.take_handle()`.
 #[derive(Debug)]
-pub struct Received {
+pub struct Delivery {
     message: Message,
     request: Option<(u64, Answering)>,
 }
@@ -207,7 +207,7 @@ impl std::fmt::Debug for Answering {
     }
 }
 
-impl Received {
+impl Delivery {
     fn new(item: Item, link: &Arc<Link>) -> Self {
         let request = item.request.map(|id| (id, Answering(Arc::clone(link))));
         Self { message: item.message, request }
@@ -248,7 +248,7 @@ impl Received {
     }
 }
 
-impl Deref for Received {
+impl Deref for Delivery {
     type Target = Message;
 
     fn deref(&self) -> &Message {
@@ -256,7 +256,7 @@ impl Deref for Received {
     }
 }
 
-impl DerefMut for Received {
+impl DerefMut for Delivery {
     fn deref_mut(&mut self) -> &mut Message {
         &mut self.message
     }

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
-use everycore_sys::{ExitStatus, PidFd};
+use everycore_sys::{PidFd, WaitStatus};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -38,11 +38,11 @@ impl Process {
         was_there(self.pidfd.signal_group(signal))
     }
 
-    pub(super) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
+    pub(super) fn try_wait(&self) -> io::Result<Option<WaitStatus>> {
         self.pidfd.try_wait()
     }
 
-    pub(super) async fn wait(&self) -> io::Result<ExitStatus> {
+    pub(super) async fn wait(&self) -> io::Result<WaitStatus> {
         loop {
             if let Some(status) = self.try_wait()? {
                 return Ok(status);
@@ -59,7 +59,7 @@ impl Process {
     pub(super) async fn or_ended<T>(
         &self,
         first: impl Future<Output = T>,
-    ) -> io::Result<Result<T, ExitStatus>> {
+    ) -> io::Result<Result<T, WaitStatus>> {
         let (mut first, mut end) = (pin!(first), pin!(self.wait()));
         poll_fn(|context| {
             if let Poll::Ready(value) = first.as_mut().poll(context) {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use everycore_ipc::{ExitStatus, PidFd, Stdio, fork};
+use everycore_ipc::{PidFd, Stdio, WaitStatus, fork};
 
 /// How long anything may take that should take no time at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ impl Example {
         let _ = self.process.wait();
     }
 
-    pub(crate) fn wait(&self) -> ExitStatus {
+    pub(crate) fn wait(&self) -> WaitStatus {
         self.process.wait().unwrap()
     }
 }

@@ -8,7 +8,7 @@ use super::{Driver, TICK};
 use crate::cluster::event::Event;
 use crate::cluster::handoff::Back;
 use crate::cluster::member::Side;
-use crate::cluster::spread::{Drained, Routing};
+use crate::cluster::spread::{Classifier, Drained};
 use crate::protocol::Mode;
 
 impl Driver {
@@ -57,8 +57,8 @@ impl Driver {
         let now = self.now();
         let drained = match self.core.is_served(key) {
             true => {
-                let mut routing = Routing { selector: &mut self.selector, sources: &self.sources };
-                self.listeners.drain(key, &mut self.core, &mut self.members, &mut routing, now)
+                let mut classifier = Classifier { selector: &mut self.selector, sources: &self.sources };
+                self.listeners.drain(key, &mut self.core, &mut self.members, &mut classifier, now)
             }
             false => self.listeners.starve(key),
         };
@@ -84,11 +84,11 @@ impl Driver {
     /// A client whose first words decide where it goes has said something, or its time is over.
     pub(super) fn look_again(&mut self, number: u32, is_last: bool) {
         let Some(router) = self.core.router() else { return };
-        let mut routing = Routing { selector: &mut self.selector, sources: &self.sources };
-        self.listeners.look_again(number, router, &mut routing, is_last);
+        let mut classifier = Classifier { selector: &mut self.selector, sources: &self.sources };
+        self.listeners.look_again(number, router, &mut classifier, is_last);
     }
 
-    /// Says it when the routing function names classes that there are not.
+    /// Says it when the classifier function names classes that there are not.
     pub(super) fn warn_of_misnamed(&mut self) {
         for name in self.selector.take_misnamed() {
             self.tell(Event::Warning {

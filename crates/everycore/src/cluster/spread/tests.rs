@@ -92,12 +92,12 @@ impl Scene {
 
     fn drain(&mut self) -> Drained {
         let Self { listeners, core, members, selector, sources, key, .. } = self;
-        listeners.drain(*key, core, members, &mut Routing { selector, sources }, Time::ZERO)
+        listeners.drain(*key, core, members, &mut Classifier { selector, sources }, Time::ZERO)
     }
 
     fn next_of_rest(&mut self) -> Option<Arrival> {
         let Self { listeners, selector, sources, key, .. } = self;
-        listeners.next_of_rest(*key, None, &mut Routing { selector, sources }).unwrap()
+        listeners.next_of_rest(*key, None, &mut Classifier { selector, sources }).unwrap()
     }
 
     /// Whether the worker finds a connection.

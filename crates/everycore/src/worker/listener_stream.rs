@@ -1,4 +1,4 @@
-//! [`Incoming`]: the connections of a listener, one after the other.
+//! [`ListenerStream`]: the connections of a listener, one after the other.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,11 +12,11 @@ use super::stream::Stream;
 /// The connections of a [`Listener`] as a stream; made by [`Listener::into_stream`]. With the feature `stream` it is one of
 /// `futures-core`.
 #[derive(Debug)]
-pub struct Incoming {
+pub struct ListenerStream {
     listener: Listener,
 }
 
-impl Incoming {
+impl ListenerStream {
     pub(super) fn new(listener: Listener) -> Self {
         Self { listener }
     }
@@ -38,10 +38,10 @@ impl Incoming {
 
 /// For what takes a stream of connections, such as tonic's `serve_with_incoming`.
 #[cfg(feature = "stream")]
-impl futures_core::Stream for Incoming {
+impl futures_core::Stream for ListenerStream {
     type Item = io::Result<Stream>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Incoming::poll_next(self.get_mut(), cx)
+        ListenerStream::poll_next(self.get_mut(), cx)
     }
 }
