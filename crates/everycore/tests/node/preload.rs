@@ -187,9 +187,14 @@ const HTTP: &str = "
     const slow = [];
     process.on('message', () => slow.splice(0).forEach((r) => r.end('slow')));
     process.on('internalMessage', (m) => { if (m.act === 'disconnect') process.send('leaving') });
+    const paths = {
+      '/slow': (r) => { slow.push(r); process.send('slow') },
+      '/large': (r) => { r.end(Buffer.alloc(16 << 20, 'x')); process.send('large') },
+    };
     report(http.createServer((q, r) => {
-      if (q.url === '/slow') { slow.push(r); process.send('slow') } else r.end(String(cluster.worker.id));
-    }), 0, '127.0.0.1')";
+      const answer = paths[q.url] ?? ((r) => r.end(String(cluster.worker.id)));
+      answer(r);
+    }).on('connection', () => process.send('connection')), 0, '127.0.0.1')";
 
 fn said(nodes: &Nodes, what: &str) {
     nodes.find(|seen| match seen {
@@ -226,6 +231,19 @@ fn clients_of_a_leaving_worker_hear_that_their_connection_ends() {
     }
 }
 
+/// Asks, and is answered for the last time on this connection.
+fn answered_last(kept: &mut Kept) {
+    kept.ask("/");
+    let (head, body) = kept.answer().expect("an answer");
+    assert!(head.contains("connection: close") && body == "1", "{head}");
+    assert!(kept.answer().is_none());
+}
+
+/// Waits until a leaving worker has let an idle connection go.
+fn let_go(mut idle: Kept) {
+    assert!(idle.answer().is_none());
+}
+
 #[test]
 fn requests_sent_one_behind_the_other_are_all_answered() {
     let node = need_node!(Node);
@@ -244,6 +262,88 @@ fn requests_sent_one_behind_the_other_are_all_answered() {
     if let Some((head, second)) = other.answer() {
         assert!(second == "1" && head.contains("connection: close"), "{head}");
     }
+}
+
+/// Node 26 closes such connections with the server, where earlier ones wait for their request.
+#[test]
+fn a_connection_whose_first_request_has_not_come_is_served_by_a_worker_that_leaves() {
+    let node = need_node!(Node);
+    for policy in policies(node) {
+        let nodes = Nodes::start(node.cluster(HTTP).policy(policy));
+        let mut fresh = Kept::new(nodes.address());
+        said(&nodes, "connection");
+        nodes.primary().disconnect(1).unwrap();
+        said(&nodes, "leaving");
+        answered_last(&mut fresh);
+        assert!(nodes.exit().2);
+    }
+}
+
+#[test]
+fn nor_is_it_let_go_with_idle_connections() {
+    let node = need_node!(Node);
+    let nodes = node.start(HTTP);
+    let at = nodes.address();
+    let (mut idle, mut fresh) = (Kept::new(at), Kept::new(at));
+    idle.ask("/");
+    idle.answer().unwrap();
+    for _ in 0..2 {
+        said(&nodes, "connection");
+    }
+    nodes.primary().disconnect(1).unwrap();
+    let_go(idle);
+    answered_last(&mut fresh);
+}
+
+/// Timers run ahead of what came while the loop stood still: a connection that looked idle has a request waiting.
+#[test]
+fn a_request_that_came_while_the_loop_stood_still_is_answered() {
+    let node = need_node!(Node);
+    let directory = Directory::new("preload-late");
+    let sent = directory.0.join("sent");
+    let program = format!(
+        "process.on('internalMessage', (m) => {{
+           if (m.act === 'disconnect') setImmediate(() => {{
+             process.send('standing still');
+             const [since, nothing] = [Date.now(), new Int32Array(new SharedArrayBuffer(4))];
+             // Longer than an idle connection is left open.
+             while (Date.now() < since + 1200 || !fs.existsSync({sent:?})) Atomics.wait(nothing, 0, 0, 10);
+           }});
+         }});
+         {HTTP}"
+    );
+    for policy in policies(node) {
+        let nodes = Nodes::start(node.cluster(&program).policy(policy));
+        let mut kept = Kept::new(nodes.address());
+        kept.ask("/");
+        kept.answer().unwrap();
+        nodes.primary().disconnect(1).unwrap();
+        said(&nodes, "standing still");
+        kept.ask("/");
+        std::fs::write(&sent, "").unwrap();
+        let (head, body) = kept.answer().expect("an answer");
+        assert!(head.contains("connection: close") && body == "1", "{head}");
+        std::fs::remove_file(&sent).unwrap();
+    }
+}
+
+#[test]
+fn an_answer_on_its_way_to_a_slow_client_is_not_cut_off() {
+    let node = need_node!(Node);
+    let nodes = node.start(HTTP);
+    let at = nodes.address();
+    let (mut idle, mut slow) = (Kept::new(at), Kept::new(at));
+    idle.ask("/");
+    idle.answer().unwrap();
+    slow.ask("/large");
+    said(&nodes, "large");
+    nodes.primary().disconnect(1).unwrap();
+    let_go(idle);
+    let (head, body) = slow.answer().expect("an answer");
+    assert!(head.contains("connection: keep-alive") && body.len() == 16 << 20, "{head}");
+    assert!(slow.answer().is_none());
+    let (_, status, agreed) = nodes.exit();
+    assert_eq!((status, agreed), (ExitStatus::Code(0), true));
 }
 
 #[test]

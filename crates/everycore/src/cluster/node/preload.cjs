@@ -7,6 +7,7 @@
 
 const cluster = require('node:cluster');
 const diagnostics = require('node:diagnostics_channel');
+const net = require('node:net');
 
 /** Milliseconds from a change to its report: what changes within them is told at once. */
 const SOON = 20;
@@ -17,7 +18,7 @@ const LATE = 100;
 /** How long an idle HTTP connection may still bring a request while the worker leaves; less if it has to leave sooner. */
 const LAST_REQUEST = 1000;
 
-const { setTimeout } = globalThis;
+const { setImmediate, setTimeout } = globalThis;
 const settings = process.env.EVERYCORE_PRELOAD;
 if (settings !== undefined && cluster.isWorker && typeof process.send === 'function') {
   const { drain, variable, before } = JSON.parse(settings);
@@ -187,6 +188,12 @@ function leaveGently(patience, busy) {
   const servers = new Set();
   let leaving = false;
 
+  // Those whose first request has not come may be closed with the server, too: Node 26 counts them as idle.
+  diagnostics.channel('net.server.socket').subscribe(({ socket }) => {
+    const server = socket.server ?? socket._server;
+    if (typeof server?.closeIdleConnections === 'function') servers.add(server);
+  });
+
   diagnostics.channel('http.server.request.start').subscribe(({ request, response, server }) => {
     busy();
     const { socket } = request;
@@ -211,13 +218,54 @@ function leaveGently(patience, busy) {
       if (response && !response.headersSent) response.shouldKeepAlive = false;
     }
     for (const server of servers) keepIdle(server);
-    setTimeout(() => servers.forEach((server) => server.closeIdleConnections?.()), patience).unref();
+    later(new Set([...sockets].filter((socket) => !socket._httpMessage)));
   });
+
+  /** Timers run ahead of what came while the loop was held up: that is read first. */
+  function later(idle) {
+    setTimeout(() => setImmediate(() => letGo(idle)), patience).unref();
+  }
+
+  /** Closes the connections that are idle and were so the last time, and looks again after a while. */
+  function letGo(before) {
+    const idle = new Set();
+    for (const socket of wouldBeClosed(servers)) {
+      // To the server an answer that is ended is over, whether or not it has left; and who has never asked, idle.
+      if (!sockets.has(socket) || socket._httpMessage) continue;
+      if (before.has(socket)) socket.destroy();
+      else idle.add(socket);
+    }
+    if (sockets.size > 0) later(idle);
+  }
+}
+
+/** The connections that these servers think idle. */
+function wouldBeClosed(servers) {
+  const idle = [];
+  const restore = replace(net.Socket.prototype, 'destroy', function () {
+    idle.push(this);
+    return this;
+  });
+  try {
+    for (const server of servers) server.closeIdleConnections?.();
+  } finally {
+    restore();
+  }
+  return idle;
 }
 
 /** Closing a server ends its idle connections, perhaps with a request on its way: this once it does not. */
 function keepIdle(server) {
   if (typeof server.closeIdleConnections !== 'function') return;
-  server.closeIdleConnections = () => {};
-  process.nextTick(() => delete server.closeIdleConnections);
+  process.nextTick(replace(server, 'closeIdleConnections', () => {}));
+}
+
+/** Gives an object a method of its own; returns what takes it away again. */
+function replace(object, name, method) {
+  const own = Object.getOwnPropertyDescriptor(object, name);
+  Object.defineProperty(object, name, { value: method, configurable: true, writable: true });
+  return () => {
+    if (own === undefined) delete object[name];
+    else Object.defineProperty(object, name, own);
+  };
 }
