@@ -190,6 +190,10 @@ const HTTP: &str = "
     const paths = {
       '/slow': (r) => { slow.push(r); process.send('slow') },
       '/large': (r) => { r.end(Buffer.alloc(16 << 20, 'x')); process.send('large') },
+      '/early': (r) => { r.end('early'); process.send('early') },
+      '/kept': (r) => r.setHeader('Connection', 'keep-alive').end('kept'),
+      '/raw': (r) => r.writeHead(200, ['Content-Length', '3', 'connection', 'Keep-Alive']).end('raw'),
+      '/bare': (r) => { r.removeHeader('Connection'); r.end('bare') },
     };
     report(http.createServer((q, r) => {
       const answer = paths[q.url] ?? ((r) => r.end(String(cluster.worker.id)));
@@ -231,6 +235,17 @@ fn clients_of_a_leaving_worker_hear_that_their_connection_ends() {
     }
 }
 
+/// A worker that is told to leave, and a connection to it that was served once.
+fn leaving(node: &Runtime, policy: Policy) -> (Nodes, Kept) {
+    let nodes = Nodes::start(node.cluster(HTTP).policy(policy));
+    let mut kept = Kept::new(nodes.address());
+    kept.ask("/");
+    kept.answer().unwrap();
+    nodes.primary().disconnect(1).unwrap();
+    said(&nodes, "leaving");
+    (nodes, kept)
+}
+
 /// Asks, and is answered for the last time on this connection.
 fn answered_last(kept: &mut Kept) {
     kept.ask("/");
@@ -247,20 +262,25 @@ fn let_go(mut idle: Kept) {
 #[test]
 fn requests_sent_one_behind_the_other_are_all_answered() {
     let node = need_node!(Node);
-    let nodes = node.start(HTTP);
-    let mut kept = Kept::new(nodes.address());
-    kept.ask("/slow");
-    said(&nodes, "slow");
-    nodes.primary().disconnect(1).unwrap();
-    said(&nodes, "leaving");
-    kept.ask("/");
-    // In before the first is answered: the server reads what lies there.
-    let mut other = Kept(BufReader::new(kept.0.get_ref().try_clone().unwrap()));
-    nodes.send(1, &json!("go on"));
-    let (_, first) = other.answer().expect("the first");
-    assert_eq!(first, "slow");
-    if let Some((head, second)) = other.answer() {
-        assert!(second == "1" && head.contains("connection: close"), "{head}");
+    // The first few are there before the worker is told to leave, the others come afterwards.
+    for (before, after) in [(2, 0), (1, 1), (2, 2)] {
+        let nodes = node.start(HTTP);
+        let mut kept = Kept::new(nodes.address());
+        let mut ask = |count| {
+            for _ in 0..count {
+                kept.ask("/slow");
+                said(&nodes, "slow");
+            }
+        };
+        ask(before);
+        nodes.primary().disconnect(1).unwrap();
+        said(&nodes, "leaving");
+        ask(after);
+        nodes.send(1, &json!("go on"));
+        for left in (0..before + after).rev() {
+            let (head, body) = kept.answer().expect("an answer to each");
+            assert_eq!((body.as_str(), head.contains("connection: close")), ("slow", left == 0), "{head}");
+        }
     }
 }
 
@@ -344,6 +364,35 @@ fn an_answer_on_its_way_to_a_slow_client_is_not_cut_off() {
     assert!(slow.answer().is_none());
     let (_, status, agreed) = nodes.exit();
     assert_eq!((status, agreed), (ExitStatus::Code(0), true));
+}
+
+#[test]
+fn an_answer_ahead_of_the_requests_end_is_not_reset_by_the_rest() {
+    let node = need_node!(Node);
+    let (nodes, mut kept) = leaving(node, Policy::RoundRobin);
+    let body = vec![b'x'; 16 << 20];
+    let head = format!("POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    kept.0.get_mut().write_all(head.as_bytes()).unwrap();
+    said(&nodes, "early");
+    kept.0.get_mut().write_all(&body).unwrap();
+    let (head, body) = kept.answer().expect("an answer");
+    assert!(head.contains("connection: close") && body == "early", "{head}");
+    assert!(kept.answer().is_none());
+    let (_, status, agreed) = nodes.exit();
+    assert_eq!((status, agreed), (ExitStatus::Code(0), true));
+}
+
+#[test]
+fn clients_hear_that_their_connection_ends_whatever_the_program_says_of_it() {
+    let node = need_node!(Node);
+    for path in ["kept", "raw", "bare"] {
+        let (_nodes, mut kept) = leaving(node, Policy::Shared);
+        kept.ask(&format!("/{path}"));
+        let (head, body) = kept.answer().expect("an answer");
+        assert!(body == path && head.matches("connection:").count() == 1, "{head}");
+        assert!(head.contains("connection: close\r\n"), "{head}");
+        assert!(kept.answer().is_none());
+    }
 }
 
 #[test]

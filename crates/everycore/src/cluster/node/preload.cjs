@@ -186,7 +186,15 @@ function isHandedOver(socket) {
 function leaveGently(patience, busy) {
   const sockets = new Set();
   const servers = new Set();
+  // The last response of a connection whose client did not wait for the one before.
+  const queued = new WeakMap();
+  const closing = new WeakSet();
   let leaving = false;
+
+  const lastOf = (socket) => {
+    const response = queued.get(socket);
+    return response === undefined || response.writableFinished ? socket._httpMessage : response;
+  };
 
   // Those whose first request has not come may be closed with the server, too: Node 26 counts them as idle.
   diagnostics.channel('net.server.socket').subscribe(({ socket }) => {
@@ -202,11 +210,12 @@ function leaveGently(patience, busy) {
       servers.add(server);
       socket.once('close', () => sockets.delete(socket));
     }
+    const before = leaving || socket._httpMessage ? lastOf(socket) : undefined;
+    if (before && before !== response) queued.set(socket, response);
     if (!leaving) return;
     // The last answer on a connection closes it: not one that others follow.
-    const earlier = socket._httpMessage;
-    if (earlier && earlier !== response && !earlier.headersSent) earlier.shouldKeepAlive = true;
-    response.shouldKeepAlive = false;
+    if (before && before !== response && !before.headersSent && closing.delete(before)) before.shouldKeepAlive = true;
+    closeAfter(response);
   });
 
   // Ahead of the cluster module, which serves what is handed over and closes the servers.
@@ -214,12 +223,36 @@ function leaveGently(patience, busy) {
     busy();
     if (leaving || message?.cmd !== 'NODE_CLUSTER' || message.act !== 'disconnect') return;
     leaving = true;
-    for (const { _httpMessage: response } of sockets) {
-      if (response && !response.headersSent) response.shouldKeepAlive = false;
-    }
+    for (const socket of sockets) closeAfter(lastOf(socket));
     for (const server of servers) keepIdle(server);
     later(new Set([...sockets].filter((socket) => !socket._httpMessage)));
   });
+
+  /** Has a response say that it is the last, also where its program says otherwise. */
+  function closeAfter(response) {
+    if (!response || response.headersSent || response.shouldKeepAlive === false) return;
+    response.shouldKeepAlive = false;
+    closing.add(response);
+    const store = response._storeHeader;
+    if (typeof store !== 'function') return;
+    response._storeHeader = function (...args) {
+      store.apply(this, args);
+      const head = closing.has(this) && sayingClose(this._header);
+      if (!head) return;
+      this._header = head;
+      this._last = true;
+    };
+    // To close a connection with something unread is to reset it, and the answer with it.
+    response.prependOnceListener('finish', () => {
+      const { req: request, socket } = response;
+      if (!request || request.complete || !closing.has(response) || typeof socket?.destroySoon !== 'function') return;
+      const restore = replace(socket, 'destroySoon', () => {
+        restore();
+        request.once('close', () => socket.destroySoon());
+        request.resume();
+      });
+    });
+  }
 
   /** Timers run ahead of what came while the loop was held up: that is read first. */
   function later(idle) {
@@ -252,6 +285,14 @@ function wouldBeClosed(servers) {
     restore();
   }
   return idle;
+}
+
+/** The head of an answer, closing the connection where it said nothing or to keep it; `undefined` if it says something else. */
+function sayingClose(head) {
+  if (typeof head !== 'string') return undefined;
+  const field = /\r\nconnection:[ \t]*([^\r\n]*)/i.exec(head);
+  if (field === null) return head.replace(/\r\n\r\n$/, '\r\nConnection: close\r\n\r\n');
+  return /^(close|keep-alive)[ \t]*$/i.test(field[1]) ? head.replace(field[0], '\r\nConnection: close') : undefined;
 }
 
 /** Closing a server ends its idle connections, perhaps with a request on its way: this once it does not. */
