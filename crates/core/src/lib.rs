@@ -38,6 +38,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adoption;
 mod credit;
 mod event;
 mod id;
@@ -55,6 +56,7 @@ mod snapshot;
 mod time;
 mod worker;
 
+pub use adoption::{Adoption, Adoptions};
 pub use event::{Effect, Event, Urgency};
 pub use id::{ClassKey, Generation, ListenerKey, Slot, WorkerId};
 pub use listener::Counters;

@@ -324,10 +324,6 @@ impl Primary {
         self.effects.push(Effect::Notify(notice));
     }
 
-    fn slots(&self) -> u32 {
-        self.seats.len() as u32
-    }
-
     /// Whether somebody sits in the slot, or it is not decided yet who follows.
     fn is_held(&self, slot: usize) -> bool {
         self.workers.iter().any(|worker| worker.slot == Slot::new(slot as u32) && worker.holds_slot())

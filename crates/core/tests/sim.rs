@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, reason = "a failing history is to be read")]
 
 mod sim {
+    pub(crate) mod adopt;
     pub(crate) mod deeds;
     pub(crate) mod dice;
     pub(crate) mod history;

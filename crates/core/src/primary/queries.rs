@@ -40,4 +40,14 @@ impl Primary {
     pub fn is_served(&self, on: ListenerKey) -> bool {
         self.workers.iter().any(|worker| worker.is_ready() && worker.handoffs.serves(on))
     }
+
+    /// How many slots there are to fill.
+    pub fn slots(&self) -> u32 {
+        self.seats.len() as u32
+    }
+
+    /// Who serves this listener, and in which slot.
+    pub(crate) fn serving_slots(&self, on: ListenerKey) -> impl Iterator<Item = (WorkerId, Slot)> {
+        self.serving(on).map(|worker| (worker.id, worker.slot))
+    }
 }

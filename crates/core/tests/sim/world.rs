@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use everycore_core::*;
 
+use super::adopt::Sockets;
 use super::dice::Dice;
 use super::process::{Behaviour, Connection, Process};
 use super::watch::Watch;
@@ -84,6 +85,8 @@ pub(crate) struct World {
     stalled: u32,
     pub(crate) processes: BTreeMap<WorkerId, Process>,
     pub(crate) waiting: Vec<Connection>,
+    /// Where every slot has a socket of its own: in one history of four.
+    pub(crate) sockets: Option<Sockets>,
 }
 
 impl World {
@@ -99,6 +102,7 @@ impl World {
         if let Some(route) = &route {
             primary = primary.with_router(Router::new(route.clone()).expect("classes that fit together"));
         }
+        let reuseport = settings.seed.is_multiple_of(4);
         let mut world = World {
             primary,
             route,
@@ -116,6 +120,7 @@ impl World {
             stalled: 0,
             processes: BTreeMap::new(),
             waiting: Vec::new(),
+            sockets: reuseport.then(Sockets::default),
         };
         world.carry_out();
         world.look();
@@ -202,6 +207,7 @@ impl World {
         self.rescue();
         self.spread();
         self.carry_out();
+        self.adopt();
         self.look();
     }
 
