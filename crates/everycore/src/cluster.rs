@@ -4,10 +4,12 @@
 //! `member` holds what the primary keeps of one worker. Decisions are `everycore-core`'s alone.
 
 mod adoption;
+mod audience;
 mod autopsy;
 mod channel;
 mod driver;
 mod effects;
+mod ending;
 mod event;
 mod farewell;
 mod fit;
@@ -32,6 +34,7 @@ mod route;
 mod scales;
 mod secrets;
 mod selector;
+mod signals;
 mod snapshot;
 mod socket;
 mod sources;

@@ -1,10 +1,11 @@
 //! What workers say on their channels, and how they end.
 
+use std::collections::VecDeque;
+
 use everycore_core::{Event as CoreEvent, ExitStatus, ListenerKey, WorkerId};
 use everycore_ipc::{ChannelError, Incoming, Message, Outgoing, Received, SendError};
 use everycore_sys::signals::number::KILL;
 
-use super::Readiness;
 use super::driver::{Driver, later};
 use super::event::Event;
 use super::handoff::HandOff;
@@ -28,23 +29,49 @@ const LAST_TURNS: usize = 64;
 /// Bytes queued to one worker from which on they are written without waiting for the end of the turn.
 const EARLY: usize = 64 * 1024;
 
+/// Workers whose channels the loop has something to do with.
+#[derive(Default)]
+pub(super) struct Channels {
+    /// To be looked after, in turn: something came, or one turn was not enough.
+    waiting: VecDeque<WorkerId>,
+    /// With words queued in this turn: all of one worker's go out together.
+    unsent: Vec<WorkerId>,
+}
+
+impl Channels {
+    /// Whether none is to be looked after.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn attend(&mut self, worker: WorkerId) {
+        if !self.waiting.contains(&worker) {
+            self.waiting.push_back(worker);
+        }
+    }
+
+    fn send_later(&mut self, worker: WorkerId) {
+        if !self.unsent.contains(&worker) {
+            self.unsent.push(worker);
+        }
+    }
+}
+
 impl Driver {
     /// Sees to a worker's channel in this turn, or in one of the next when others have more to say than one turn takes.
     pub(super) fn attend(&mut self, worker: WorkerId) {
-        if !self.channels.contains(&worker) {
-            self.channels.push_back(worker);
-        }
+        self.channels.attend(worker);
     }
 
     /// Reads what workers have said and writes what there is room for, one worker after the other, as much as is fair to
     /// everything else.
     pub(super) fn serve_channels(&mut self) {
         let mut left = TURN;
-        for _ in 0..self.channels.len() {
+        for _ in 0..self.channels.waiting.len() {
             if left == 0 {
                 return;
             }
-            let Some(worker) = self.channels.pop_front() else { return };
+            let Some(worker) = self.channels.waiting.pop_front() else { return };
             if self.read_turn(worker, &mut left) {
                 self.attend(worker);
             }
@@ -100,15 +127,15 @@ impl Driver {
         member.queue(outgoing)?;
         if member.link.as_ref().is_some_and(|link| link.connection.queued_bytes() >= EARLY) {
             self.flush_channel(worker);
-        } else if !self.unsent.contains(&worker) {
-            self.unsent.push(worker);
+        } else {
+            self.channels.send_later(worker);
         }
         Ok(())
     }
 
     /// Writes what was queued in this turn.
     pub(super) fn send_unsent(&mut self) {
-        while let Some(worker) = self.unsent.pop() {
+        while let Some(worker) = self.channels.unsent.pop() {
             self.flush_channel(worker);
         }
     }
@@ -142,7 +169,7 @@ impl Driver {
                 None => {}
             },
             Incoming::User(message) => self.receive_user(worker, message),
-            Incoming::Request { id, .. } if self.observer.is_none() => self.decline(worker, id),
+            Incoming::Request { id, .. } if self.is_unobserved() => self.decline(worker, id),
             Incoming::Request { id, message } => {
                 let worker = self.info(worker);
                 self.tell(Event::Request { worker, id, message });
@@ -175,7 +202,7 @@ impl Driver {
     }
 
     fn receive_user(&mut self, worker: WorkerId, message: Message) {
-        if self.readiness == Readiness::Message && says_ready(&message) {
+        if self.readying.is_told_by_message() && says_ready(&message) {
             self.order(CoreEvent::Ready { worker });
         }
         let worker = self.info(worker);
@@ -222,7 +249,7 @@ impl Driver {
             // Handed over: looked at in this turn, and watched from then on.
             self.listeners.starve(listener);
         }
-        if matches!(self.readiness, Readiness::Socket | Readiness::Inherited) {
+        if self.readying.is_seen() {
             self.order(CoreEvent::Ready { worker });
         }
     }

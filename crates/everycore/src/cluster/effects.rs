@@ -3,7 +3,6 @@
 use everycore_core::{Effect, Notice, WorkerId};
 use everycore_sys::signals::number::{KILL, TERM};
 
-use super::Readiness;
 use super::autopsy;
 use super::driver::{Driver, later};
 use super::event::{Event, WorkerInfo};
@@ -102,13 +101,7 @@ impl Driver {
     /// serve beside.
     fn abandon_old_listeners(&mut self) {
         let core = &self.core;
-        let patience = match self.readiness {
-            Readiness::Listening | Readiness::Socket | Readiness::Inherited => self.deadlines.drain,
-            // Ready says nothing of listening.
-            Readiness::Online | Readiness::Message | Readiness::Notify | Readiness::StaysUp(_) => {
-                self.deadlines.drain.max(self.deadlines.start)
-            }
-        };
+        let patience = self.readying.patience(&self.deadlines);
         self.listeners.abandon(later(patience), |worker| !core.is_leaving(worker));
     }
 
@@ -136,13 +129,13 @@ impl Driver {
                 let worker =
                     WorkerInfo { id: worker.get(), slot: slot.get(), generation: generation.get(), pid };
                 if !exited_after_disconnect {
-                    self.last_failure = format!("{worker} {status}");
+                    self.ending.failed(format!("{worker} {status}"));
                 }
                 Event::Exit { worker, status, reason, exited_after_disconnect }
             }
             Notice::Error { worker, reason } => {
                 let worker = self.info(worker);
-                self.last_failure = format!("{worker}: {reason}");
+                self.ending.failed(format!("{worker}: {reason}"));
                 Event::Error { worker, reason }
             }
             Notice::Hung { worker } => Event::Hung { worker: self.info(worker) },

@@ -1,10 +1,11 @@
 //! Whether what was set fits together: refuses what cannot work, and names what can. Pure, but for one variable.
 
-use everycore_core::{Limits, Policy};
+use everycore_core::{self as core, CreditSettings, Limits, Policy, Settings};
 
-use super::Cluster;
+use super::node;
 use super::program::Dialect;
 use super::route::Plan;
+use super::{Cluster, Readiness, at_least_one, auto};
 use crate::error::{Error, Result};
 
 /// Fits classes of workers together with what else was set.
@@ -35,14 +36,54 @@ pub(super) fn plan(cluster: &mut Cluster) -> Result<Option<Plan>> {
     Ok(Some(plan))
 }
 
+/// What the core is to go by.
+pub(super) struct Fitted {
+    pub(super) settings: Settings,
+    /// Whether the primary hands connections over, or workers accept for themselves.
+    pub(super) hands_off: bool,
+}
+
+/// What was set, as the core takes it; classes of workers have been fitted in before.
+pub(super) fn settings(cluster: &Cluster) -> Result<Fitted> {
+    let workers = at_least_one(cluster.workers.unwrap_or_else(auto))?;
+    let policy = cluster.policy.unwrap_or_else(|| policy_from_environment(cluster.dialect, &cluster.limits));
+    let hands_off = cluster.scheduling.is_some() || policy.hands_off();
+    check(&cluster.limits, policy, hands_off, cluster.dialect, cluster.preload)?;
+    if cluster.recycle.connections.is_some() && !hands_off {
+        return Err(Error::Setting(format!(
+            "recycle.connections: under policy {policy} workers accept for themselves and nobody counts; choose round-robin, least or sticky"
+        )));
+    }
+    let settings = Settings {
+        workers: u32::try_from(workers.get()).unwrap_or(u32::MAX),
+        policy,
+        readiness: match cluster.readiness {
+            Readiness::Listening => core::Readiness::Listening,
+            Readiness::Online => core::Readiness::Online,
+            Readiness::Message
+            | Readiness::Notify
+            | Readiness::Socket
+            | Readiness::Inherited
+            | Readiness::StaysUp(_) => core::Readiness::Notified,
+        },
+        restart: cluster.restart.clone(),
+        deadlines: cluster.deadlines.clone(),
+        recycle: cluster.recycle.clone(),
+        hung: cluster.hung,
+        limits: cluster.limits.clone(),
+        credit: match cluster.dialect {
+            Dialect::Everycore => CreditSettings::default(),
+            Dialect::Node(_) => node::credit(),
+        },
+        seed: u64::from(std::process::id()),
+        ..Settings::default()
+    };
+    let settings = settings.validated().map_err(|error| Error::Setting(error.to_string()))?;
+    Ok(Fitted { settings, hands_off })
+}
+
 /// Refuses what cannot work, and names what can.
-pub(super) fn check(
-    limits: &Limits,
-    policy: Policy,
-    hands_off: bool,
-    dialect: Dialect,
-    preload: bool,
-) -> Result<()> {
+fn check(limits: &Limits, policy: Policy, hands_off: bool, dialect: Dialect, preload: bool) -> Result<()> {
     if *limits == Limits::default() {
         return Ok(());
     }
@@ -62,7 +103,7 @@ pub(super) fn check(
 
 /// Node's variable, else the default: for Node workers the shared socket, since each connection handed over costs
 /// them a turn of their event loop; but where connections are counted they are handed over.
-pub(super) fn policy_from_environment(dialect: Dialect, limits: &Limits) -> Policy {
+fn policy_from_environment(dialect: Dialect, limits: &Limits) -> Policy {
     match (std::env::var("NODE_CLUSTER_SCHED_POLICY").as_deref(), dialect) {
         (Ok("none"), _) => Policy::Shared,
         (Ok("rr"), _) => Policy::RoundRobin,

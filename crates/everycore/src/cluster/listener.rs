@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use everycore_core::{ListenerKey, Primary, Time, WorkerId};
+use everycore_core::{ListenerKey, Primary, Slot, Time, WorkerId};
 use everycore_sys::accept::{Accepted, accept};
 use serde_json::Value;
 
@@ -238,9 +238,9 @@ impl Listeners {
     }
 
     /// Every socket that listens for one slot alone.
-    pub(crate) fn slot_sockets(&self) -> impl Iterator<Item = (ListenerKey, u32)> {
+    pub(crate) fn slot_sockets(&self) -> impl Iterator<Item = (ListenerKey, Slot)> {
         let tcp = self.by_key.iter().filter(|(_, l)| matches!(l.bound.address, BoundAddress::Tcp(_)));
-        tcp.flat_map(|(key, listening)| listening.group.slots().map(|slot| (*key, slot)))
+        tcp.flat_map(|(key, listening)| listening.group.slots().map(|slot| (*key, Slot::new(slot))))
     }
 
     /// To be called when what a listener needs may have changed.

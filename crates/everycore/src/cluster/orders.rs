@@ -1,125 +1,33 @@
 //! Orders from handles and from Unix signals.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use everycore_core::{Event as CoreEvent, Urgency, WorkerId};
+use everycore_core::{Event as CoreEvent, WorkerId};
 use everycore_ipc::{Message, Outgoing, SendError};
-use everycore_sys::signals::number::{CHLD, HUP, INT, QUIT, TERM, TTIN, TTOU, USR1, USR2, WINCH};
 
 use super::driver::Driver;
 use super::event::Event;
 use super::handle::Order;
 use super::member::Side;
+use super::signals::Meaning;
 use crate::error::Error;
-
-/// Those that are taken.
-const SIGNALS: [i32; 10] = [HUP, INT, QUIT, USR1, USR2, TERM, CHLD, TTIN, TTOU, WINCH];
-
-/// A second order to stop means "at once", unless it is a `TERM` that comes so soon that it is the same one: `timeout`
-/// and others signal a process and its group. Whoever presses Ctrl-C twice means it.
-const SAME_ORDER: Duration = Duration::from_millis(200);
-
-/// Whether signals are taken, and whether a stop was ordered by one.
-pub(super) struct StopKeys {
-    takes_signals: bool,
-    /// When the last one was.
-    stopped: Option<Instant>,
-    had_terminal: bool,
-    reaps_orphans: bool,
-    /// How many workers there were before `WINCH` let them go.
-    parked: Option<u32>,
-}
-
-impl StopKeys {
-    pub(super) fn new(takes_signals: bool, reaps_orphans: bool) -> Self {
-        let had_terminal = has_terminal();
-        Self { takes_signals, stopped: None, had_terminal, reaps_orphans, parked: None }
-    }
-
-    pub(super) fn takes_signals(&self) -> bool {
-        self.takes_signals
-    }
-
-    /// The signals to take; one that whoever started us has ignored, as `nohup` does, stays ignored. To resize a
-    /// terminal is no order.
-    pub(super) fn signals(&self) -> Vec<i32> {
-        let wanted = |signal: &i32| match *signal {
-            HUP => !is_ignored(HUP),
-            CHLD => self.reaps_orphans,
-            WINCH => !self.had_terminal,
-            _ => true,
-        };
-        SIGNALS.into_iter().filter(wanted).collect()
-    }
-
-    /// How urgent a signal's order to stop is; `None` when it is the one that was given just now.
-    fn urgency(&mut self, signal: i32, now: Instant) -> Option<Urgency> {
-        match self.stopped {
-            Some(last) if signal == TERM && now.duration_since(last) <= SAME_ORDER => None,
-            before => {
-                self.stopped = Some(now);
-                Some(if before.is_some() { Urgency::Fast } else { Urgency::Graceful })
-            }
-        }
-    }
-}
-
-/// Whether this process was started with a signal ignored.
-fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
-}
-
-/// Whether this process has a controlling terminal that is still there.
-fn has_terminal() -> bool {
-    std::fs::File::open("/dev/tty").is_ok()
-}
 
 impl Driver {
     pub(super) fn read_signals(&mut self) {
-        while let Some(signal) = self.signals.as_ref().and_then(|pipe| pipe.read()) {
-            match signal {
-                TERM | INT | QUIT => self.stop_by(signal),
-                // A terminal that hangs up takes the session with it; only without one is HUP the order to reload.
-                HUP if self.stop.had_terminal && !has_terminal() => self.stop_by(signal),
-                HUP => match self.stop.parked.take().filter(|_| self.slots() == 0) {
-                    Some(workers) => self.order(CoreEvent::Scale { workers }),
-                    None => self.order(CoreEvent::Reload),
-                },
-                WINCH if self.slots() > 0 => {
-                    self.stop.parked = Some(self.slots());
-                    self.order(CoreEvent::Scale { workers: 0 });
-                }
-                CHLD => self.reap_orphans(),
-                USR1 | USR2 => self.tell(Event::Warning {
-                    text: "USR1 and USR2 are kept for reopening logs and for upgrades, which this version does not do"
+        while let Some(meaning) = self.signals.next(self.core.slots()) {
+            match meaning {
+                Meaning::Stop(urgency) => self.order(CoreEvent::Stop { urgency }),
+                Meaning::Reload => self.order(CoreEvent::Reload),
+                Meaning::Scale(workers) => self.order(CoreEvent::Scale { workers }),
+                Meaning::TooFew => self.warn("one worker is the least a cluster keeps".into()),
+                Meaning::Child => self.reap_orphans(),
+                Meaning::Reserved => self.warn(
+                    "USR1 and USR2 are kept for reopening logs and for upgrades, which this version does not do"
                         .into(),
-                }),
-                TTIN => self.scale_by(1),
-                TTOU => self.scale_by(-1),
-                _ => {}
+                ),
+                Meaning::Nothing => {}
             }
             self.carry_out_effects();
-        }
-    }
-
-    fn stop_by(&mut self, signal: i32) {
-        if let Some(urgency) = self.stop.urgency(signal, Instant::now()) {
-            self.order(CoreEvent::Stop { urgency });
-        }
-    }
-
-    fn slots(&self) -> u32 {
-        self.core.snapshot().slots.len() as u32
-    }
-
-    fn scale_by(&mut self, step: i64) {
-        let workers = i64::from(self.slots()) + step;
-        match u32::try_from(workers) {
-            Ok(workers) if workers >= 1 => self.order(CoreEvent::Scale { workers }),
-            _ => self.tell(Event::Warning { text: "one worker is the least a cluster keeps".into() }),
         }
     }
 
@@ -210,31 +118,5 @@ impl Driver {
                 self.tell(Event::Error { worker, reason });
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_term_that_comes_twice_is_one_order_and_a_later_one_is_another() {
-        let mut stop = StopKeys::new(true, false);
-        let began = Instant::now();
-        let mut at = |millis, signal| stop.urgency(signal, began + Duration::from_millis(millis));
-        assert_eq!(at(0, TERM), Some(Urgency::Graceful));
-        assert_eq!(at(10, TERM), None, "the core takes any further order as an urgent one");
-        assert_eq!(at(200, TERM), None);
-        assert_eq!(at(201, TERM), Some(Urgency::Fast));
-        assert_eq!(at(202, TERM), None, "the second comes twice as well");
-        assert_eq!(at(203, INT), Some(Urgency::Fast));
-    }
-
-    #[test]
-    fn who_presses_the_keys_twice_means_it() {
-        let mut stop = StopKeys::new(true, false);
-        let now = Instant::now();
-        assert_eq!(stop.urgency(INT, now), Some(Urgency::Graceful));
-        assert_eq!(stop.urgency(INT, now), Some(Urgency::Fast));
     }
 }

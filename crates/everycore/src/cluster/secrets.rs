@@ -22,7 +22,7 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The set in force and when the next one is due.
-pub(crate) struct Rotation {
+struct Rotation {
     set: SecretSet,
     due: Instant,
 }
@@ -55,8 +55,34 @@ impl Rotation {
     }
 }
 
+/// The secrets of a cluster, once a worker has asked for them.
+pub(super) struct Secrets {
+    period: Duration,
+    rotation: Option<Rotation>,
+}
+
+impl Secrets {
+    /// With so long between two rotations.
+    pub(super) fn new(period: Duration) -> Result<Self> {
+        check_period(period)?;
+        Ok(Self { period, rotation: None })
+    }
+
+    pub(super) fn next_rotation(&self) -> Option<Instant> {
+        self.rotation.as_ref().map(|rotation| rotation.due)
+    }
+
+    /// Makes the first set, if there is none.
+    fn make(&mut self, now: Instant) -> io::Result<()> {
+        if self.rotation.is_none() {
+            self.rotation = Some(Rotation::new(self.period, now)?);
+        }
+        Ok(())
+    }
+}
+
 /// Refuses a period that would make secrets useless, or old.
-pub(super) fn check_period(period: Duration) -> Result<()> {
+fn check_period(period: Duration) -> Result<()> {
     if (SHORTEST..=LONGEST).contains(&period) {
         return Ok(());
     }
@@ -72,11 +98,8 @@ fn fresh() -> io::Result<[u8; Secret::LEN]> {
 impl Driver {
     /// A worker asks for the secrets: it gets them now, and after each rotation.
     pub(super) fn share_secrets(&mut self, worker: WorkerId) {
-        if self.secrets.is_none() {
-            match Rotation::new(self.secret_rotation, Instant::now()) {
-                Ok(rotation) => self.secrets = Some(rotation),
-                Err(error) => return self.break_off(worker, format!("cannot be given secrets: {error}")),
-            }
+        if let Err(error) = self.secrets.make(Instant::now()) {
+            return self.break_off(worker, format!("cannot be given secrets: {error}"));
         }
         if let Some(member) = self.members.get_mut(&worker) {
             member.secrets = Some(None);
@@ -90,19 +113,15 @@ impl Driver {
     }
 
     pub(super) fn rotate_secrets_when_due(&mut self, now: Instant) {
-        if self.secrets.as_ref().is_some_and(|rotation| rotation.due <= now) {
+        if self.secrets.next_rotation().is_some_and(|due| due <= now) {
             self.rotate_by(Rotation::catch_up);
         } else {
             self.tell_secrets();
         }
     }
 
-    pub(super) fn next_rotation(&self) -> Option<Instant> {
-        self.secrets.as_ref().map(|rotation| rotation.due)
-    }
-
     fn rotate_by(&mut self, rotate: fn(&mut Rotation, Instant) -> io::Result<()>) {
-        let Some(rotation) = &mut self.secrets else { return };
+        let Some(rotation) = &mut self.secrets.rotation else { return };
         if let Err(error) = rotate(rotation, Instant::now()) {
             self.tell(Event::Warning {
                 text: format!("the workers' secrets stay as they are for another period: {error}"),
@@ -113,7 +132,7 @@ impl Driver {
 
     /// Tells those who have asked and not heard of the set in force.
     fn tell_secrets(&mut self) {
-        let Some(rotation) = &self.secrets else { return };
+        let Some(rotation) = &self.secrets.rotation else { return };
         let current = Some(rotation.set.current.id());
         let mut told = Vec::new();
         let mut failed = Vec::new();

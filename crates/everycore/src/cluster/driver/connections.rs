@@ -4,7 +4,7 @@
 use everycore_core::{ListenerKey, WorkerId};
 use everycore_sys::descriptors::close_together;
 
-use super::{Driver, TICK};
+use super::Driver;
 use crate::cluster::event::Event;
 use crate::cluster::handoff::Back;
 use crate::cluster::member::Side;
@@ -14,9 +14,9 @@ use crate::protocol::Mode;
 impl Driver {
     /// Reads every worker's counters into the core.
     pub(in crate::cluster) fn observe(&mut self) {
-        self.pictured = false;
+        self.audience.outdate();
         let now = self.now();
-        let watches = self.watch.is_some();
+        let watches = self.pace.watch().is_some();
         let told = self.members.iter_mut().filter_map(|(worker, member)| {
             let tells = member.is_served_by_hand() || watches && member.tells_of_itself();
             tells.then(|| (*worker, member.counters()))
@@ -27,7 +27,7 @@ impl Driver {
     /// Accepts where connections wait, after taking back what stuck workers hold.
     pub(super) fn serve_listeners(&mut self) {
         if self.mode == Mode::Shared {
-            if self.watch.is_some() {
+            if self.pace.watch().is_some() {
                 self.observe();
             }
             return;
@@ -47,10 +47,7 @@ impl Driver {
         }
         self.arriving = arriving;
         self.warn_of_misnamed();
-        self.busy = self.listeners.handed > before;
-        if self.busy {
-            self.tick = TICK.0;
-        }
+        self.pace.turned(self.listeners.handed > before);
     }
 
     pub(in crate::cluster) fn drain(&mut self, key: ListenerKey) {

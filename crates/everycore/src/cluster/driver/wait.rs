@@ -6,17 +6,16 @@ use std::time::{Duration, Instant};
 
 use everycore_core::ListenerKey;
 
-use super::{Driver, TICK};
+use super::Driver;
 use crate::cluster::member::Wish;
-use crate::cluster::program::Dialect;
 use crate::cluster::sources::{Listen, Wake};
 
 impl Driver {
     pub(super) fn wait(&mut self) -> std::io::Result<()> {
-        let idle = self.channels.is_empty();
-        let is_node = matches!(self.dialect, Dialect::Node(_));
+        let idle = self.channels.is_idle();
+        let is_node = self.launcher.is_node();
         if idle
-            && self.busy
+            && self.pace.is_busy()
             // Those who were left waiting are gathered already; the next worker that is low is what counts. Of Node workers
             // answers are gathered, too.
             && (is_node || !self.listeners.has_starved())
@@ -117,7 +116,7 @@ impl Driver {
             .chain(self.leftovers.next_look())
             .chain(self.unserved.next_look())
             .chain(self.scales.next())
-            .chain(self.next_rotation())
+            .chain(self.secrets.next_rotation())
             .min()
             .map(|instant| instant.saturating_duration_since(Instant::now()));
         let throttled =
@@ -130,14 +129,7 @@ impl Driver {
             || waited_for
             || left_over
             || self.members.values_mut().any(|member| member.has_untaken());
-        let tick = if untaken {
-            let tick = self.tick;
-            self.tick = (tick * 2).min(TICK.1);
-            Some(tick)
-        } else {
-            self.tick = TICK.0;
-            None
-        };
-        [core, instants, tick, self.watch].into_iter().flatten().min()
+        let tick = self.pace.tick(untaken);
+        [core, instants, tick, self.pace.watch()].into_iter().flatten().min()
     }
 }
