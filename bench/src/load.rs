@@ -2,7 +2,8 @@
 //!
 //! One thread, one epoll set, no allocation per request. A *closed* load keeps a number of requests in flight; an
 //! *open* one starts them by the clock, whatever the server does, and counts latency from the moment a request was
-//! due, so that a stall is felt by every request it delays. Neighbours: `engine` is the loop, `connection` one
+//! due, so that a stall is felt by every request it delays. Sockets are used again ([`connection`]); what goes over the
+//! network is what new ones would send. Neighbours: `engine` is the loop, `connection` one
 //! connection's socket, `answer` reads HTTP, `failure` says what can go wrong; `hold` keeps connections at rest.
 
 mod answer;
@@ -155,7 +156,121 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool, mark: &mut dyn FnMut(Mark)) ->
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+    use std::thread::{self, JoinHandle};
+
     use super::*;
+
+    /// What a server does with a request.
+    #[derive(Clone, Copy)]
+    enum How {
+        /// Answers and ends, as it should; the client's end must be one, too, and no reset.
+        Good,
+        /// As `Good`, byte by byte.
+        Slow,
+        Nothing,
+        Half,
+        Garbage,
+        Reset,
+        /// Answers and waits for the client to give up.
+        Stays,
+    }
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\n42\n";
+
+    /// Serves one connection after the other and gives the clients' ends.
+    fn server(plan: Vec<How>) -> (SocketAddrV4, JoinHandle<Vec<SocketAddr>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!("IPv4 was asked for") };
+        let serve = move || plan.into_iter().map(|how| serve_one(listener.accept().unwrap(), how)).collect();
+        (address, thread::spawn(serve))
+    }
+
+    fn serve_one((mut stream, from): (TcpStream, SocketAddr), how: How) -> SocketAddr {
+        let (mut request, mut byte) = (Vec::new(), [0]);
+        while !request.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            request.push(byte[0]);
+        }
+        match how {
+            How::Good | How::Stays => stream.write_all(ANSWER).unwrap(),
+            How::Slow => ANSWER.iter().for_each(|byte| stream.write_all(&[*byte]).unwrap()),
+            How::Half => stream.write_all(&ANSWER[..30]).unwrap(),
+            How::Garbage => stream.write_all(b"SSH-2.0-x\r\n").unwrap(),
+            How::Reset => rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap(),
+            How::Nothing => {}
+        }
+        match how {
+            How::Reset | How::Garbage => {}
+            How::Good | How::Slow | How::Nothing | How::Half => {
+                stream.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(stream.read(&mut byte).unwrap(), 0);
+            }
+            How::Stays => assert_eq!(stream.read(&mut byte).unwrap(), 0),
+        }
+        from
+    }
+
+    fn plan(target: SocketAddrV4, pace: Pace, requests: u64) -> Plan {
+        Plan {
+            target,
+            hosts: 1,
+            pace,
+            reuse: Reuse::Short,
+            burn: None,
+            warm_up: Duration::ZERO,
+            length: Length::Requests(requests),
+            timeout: Duration::from_millis(500),
+            seed: 1,
+        }
+    }
+
+    #[test]
+    fn whatever_goes_wrong_is_told_apart_and_spoils_nothing_that_follows() {
+        use How::{Garbage, Good, Half, Nothing, Reset, Slow, Stays};
+        let all = [Good, Good, Nothing, Slow, Half, Good, Garbage, Good, Reset, Good, Stays, Slow, Good];
+        let (target, served) = server(all.to_vec());
+        let plan = plan(target, Pace::Closed(1), all.len() as u64);
+        let outcome = run(&plan, &false.into(), &mut |_| {}).unwrap();
+        let from = served.join().unwrap();
+        assert_eq!(outcome.answered, 9, "{}", outcome.failures);
+        assert_eq!(outcome.workers, BTreeMap::from([(42, 9)]));
+        let wrong = [
+            Failure::EndedWithoutAnswer,
+            Failure::CutShort,
+            Failure::BadAnswer,
+            Failure::ResetAfterRequest,
+            Failure::NoEnd,
+        ];
+        assert!(wrong.iter().all(|failure| outcome.failures.count(*failure) == 1), "{}", outcome.failures);
+        assert_eq!(outcome.failures.total(), 5);
+        // Each failure names the client's end as the server saw it.
+        let ends: Vec<_> = outcome.failures.each.iter().map(|failed| failed.from).collect();
+        let [nothing, half, garbage, stays] = [2, 4, 6, 10].map(|place: usize| Some(from[place]));
+        assert_eq!([ends[0], ends[1], ends[2], ends[4]], [nothing, half, garbage, stays]);
+        // A connection is one of its own, whoever's socket it has.
+        assert_eq!(from.iter().collect::<BTreeSet<_>>().len(), all.len());
+    }
+
+    #[test]
+    fn by_the_clock_sockets_are_used_again_too() {
+        let (target, served) = server(vec![How::Good; 50]);
+        let plan = plan(target, Pace::Open(2000.0), 50);
+        let outcome = run(&plan, &false.into(), &mut |_| {}).unwrap();
+        assert_eq!((outcome.answered, outcome.failures.total()), (50, 0), "{}", outcome.failures);
+        assert_eq!(served.join().unwrap().len(), 50);
+    }
+
+    #[test]
+    fn a_refused_connection_is_one() {
+        // An address of its own: nobody else can have taken the port meanwhile.
+        let target = TcpListener::bind("127.77.0.1:0").unwrap().local_addr().unwrap();
+        let SocketAddr::V4(target) = target else { panic!("IPv4 was asked for") };
+        let outcome = run(&plan(target, Pace::Closed(1), 1), &false.into(), &mut |_| {}).unwrap();
+        assert_eq!(outcome.failures.to_string(), "1 refused");
+    }
 
     #[test]
     fn percentiles_are_of_real_samples() {

@@ -1,4 +1,8 @@
 //! One connection of the generator: its socket, and where in its life it is.
+//!
+//! A socket serves one connection after the other. When the server has ended one, it is shut down, which sends what a
+//! close would send, and is connected anew: the server sees the same packets, and the generator is spared making, binding,
+//! registering and releasing a socket for each. One that has failed is closed.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,7 +10,8 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv, send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, bind, connect, connect_unspec,
+    recv, send, shutdown, socket_with,
 };
 
 use super::answer::{self, Answer};
@@ -29,12 +34,16 @@ pub(super) struct Connection {
     pub(super) deadline: Instant,
     /// The present request burns CPU.
     pub(super) burns: bool,
+    /// It was connected before, to whom the kernel still knows.
+    used: bool,
     buffer: Box<[u8; ROOM]>,
     filled: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// The socket waits for its next connection.
+    Idle,
     /// The handshake is not over, or the request does not fit.
     Connecting,
     /// The request is sent.
@@ -57,32 +66,48 @@ pub(super) enum Progress {
 }
 
 impl Connection {
-    /// Begins to connect, from the next of our addresses in turn.
-    pub(super) fn begin(
-        target: SocketAddrV4,
-        turn: u32,
-        reusing: Option<Box<[u8; ROOM]>>,
-    ) -> Result<Self, Failure> {
+    /// A socket that comes from the next of our addresses in turn.
+    pub(super) fn new(turn: u32, reusing: Option<Room>) -> Result<Self, Failure> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
             .map_err(|_| Failure::Generator)?;
         let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + 1 + turn % SOURCES);
         bind(&socket, &SocketAddrV4::new(source, 0)).map_err(|_| Failure::Generator)?;
-        match connect(&socket, &target) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
-            Err(errno) => return Err(connect_failure(errno)),
-        }
         let now = Instant::now();
         Ok(Self {
             socket,
-            phase: Phase::Connecting,
+            phase: Phase::Idle,
             due: now,
             began: now,
             deadline: now,
             burns: false,
+            used: false,
             buffer: reusing.unwrap_or_else(|| Box::new([0; ROOM])),
             filled: 0,
         })
+    }
+
+    /// Begins to connect. The port is a new one each time.
+    pub(super) fn begin(&mut self, target: SocketAddrV4) -> Result<(), Failure> {
+        if self.used {
+            // The address stays, and nothing is sent: both ends of the last connection are over.
+            connect_unspec(&self.socket).map_err(|_| Failure::Generator)?;
+        }
+        self.used = true;
+        match connect(&self.socket, &target) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(errno) => return Err(connect_failure(errno)),
+        }
+        self.phase = Phase::Connecting;
+        self.began = Instant::now();
+        self.filled = 0;
+        Ok(())
+    }
+
+    /// Ends our side of a connection whose other side has ended; false when the socket is good for nothing more.
+    pub(super) fn finish(&mut self) -> bool {
+        self.phase = Phase::Idle;
+        shutdown(&self.socket, Shutdown::Write).is_ok()
     }
 
     /// Sends the request if the connection takes it by now. On loopback the handshake is over when `connect` returns.
@@ -135,7 +160,7 @@ impl Connection {
     pub(super) fn timed_out(&self) -> Failure {
         match self.phase {
             // Accepted by nobody, nor refused: to the client the same as an answer that does not come.
-            Phase::Connecting | Phase::Awaiting => Failure::NoAnswer,
+            Phase::Idle | Phase::Connecting | Phase::Awaiting => Failure::NoAnswer,
             Phase::Ending => Failure::NoEnd,
         }
     }
@@ -146,14 +171,14 @@ impl Connection {
     }
 
     /// Closes it and gives the room back.
-    pub(super) fn into_room(self) -> Box<[u8; ROOM]> {
+    pub(super) fn into_room(self) -> Room {
         self.buffer
     }
 
     fn ended(&self) -> Progress {
         match self.phase {
             Phase::Ending => Progress::Ended,
-            Phase::Connecting => Progress::Failed(Failure::ResetBeforeRequest),
+            Phase::Idle | Phase::Connecting => Progress::Failed(Failure::ResetBeforeRequest),
             Phase::Awaiting if self.filled == 0 => Progress::Failed(Failure::EndedWithoutAnswer),
             Phase::Awaiting => Progress::Failed(Failure::CutShort),
         }
@@ -162,7 +187,7 @@ impl Connection {
     fn reset(&self) -> Progress {
         Progress::Failed(match self.phase {
             Phase::Ending => Failure::ResetAfterAnswer,
-            Phase::Connecting => Failure::ResetBeforeRequest,
+            Phase::Idle | Phase::Connecting => Failure::ResetBeforeRequest,
             Phase::Awaiting if self.filled == 0 => Failure::ResetAfterRequest,
             Phase::Awaiting => Failure::CutShort,
         })

@@ -25,7 +25,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub(super) struct Engine<'p> {
     plan: &'p Plan,
     epoll: OwnedFd,
-    slots: Vec<Slot>,
+    /// Connections under way, and between them such as wait for their next one.
+    slots: Vec<Option<Connection>>,
+    /// Slots with nothing under way.
     free: Vec<u32>,
     rooms: Vec<Room>,
     live: usize,
@@ -36,13 +38,6 @@ pub(super) struct Engine<'p> {
     stage: Stage,
     /// Requests begun and ended since the measured time began.
     measured: (u64, u64),
-}
-
-/// A connection and how often its place was used: an event for an earlier one is stale.
-#[derive(Default)]
-struct Slot {
-    generation: u32,
-    connection: Option<Connection>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +108,7 @@ impl<'p> Engine<'p> {
                 Err(errno) => return Err(errno.into()),
             };
             for event in ready.iter() {
-                self.on_event(event.data.u64(), event.flags);
+                self.on_event(event.data.u64() as u32, event.flags);
             }
             let now = Instant::now();
             if self.has_ended(now, began, mark, stop) {
@@ -173,7 +168,7 @@ impl<'p> Engine<'p> {
     fn drop_idle(&mut self) {
         for index in 0..self.slots.len() {
             let connecting = |c: &Connection| c.phase == Phase::Connecting;
-            if self.slots[index].connection.as_ref().is_some_and(connecting) {
+            if self.slots[index].as_ref().is_some_and(connecting) {
                 self.close(index);
             }
         }
@@ -181,8 +176,8 @@ impl<'p> Engine<'p> {
 
     fn expire(&mut self, now: Instant) {
         for index in 0..self.slots.len() {
-            let overdue = |c: &Connection| now >= c.deadline;
-            if let Some(connection) = self.slots[index].connection.as_ref().filter(|c| overdue(c)) {
+            let overdue = |c: &Connection| c.phase != Phase::Idle && now >= c.deadline;
+            if let Some(connection) = self.slots[index].as_ref().filter(|c| overdue(c)) {
                 let failure = connection.timed_out();
                 self.fail(index, failure);
             }
@@ -233,36 +228,46 @@ impl<'p> Engine<'p> {
             Ipv4Addr::from_bits(self.plan.target.ip().to_bits() + self.begun % self.plan.hosts.max(1)),
             self.plan.target.port(),
         );
-        let mut connection = match Connection::begin(target, self.begun, self.rooms.pop()) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
+        let (waiting, turn) = (slot_of(&mut self.slots, index).take(), self.begun);
+        let is_watched = waiting.is_some();
+        let socket = waiting.map_or_else(|| Connection::new(turn, self.rooms.pop()), Ok);
+        let connecting = socket.and_then(|mut socket| socket.begin(target).map(|()| socket));
+        let mut connection = match connecting {
             Ok(connection) => connection,
             Err(failure) => {
+                self.free.push(index);
                 self.failed(failure, None, due);
                 return false;
             }
         };
         self.draw(&mut connection, due);
-        if let Err(failure) = connection.send(self.request(&connection)) {
+        let sent = connection.send(self.request(&connection));
+        if let Err(failure) = sent.and_then(|()| self.watch(index, &connection, is_watched)) {
+            self.free.push(index);
             self.failed(failure, Some(&connection), due);
             return false;
         }
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
-            (self.slots.len() - 1) as u32
-        });
-        let slot = &mut self.slots[index as usize];
-        slot.generation = slot.generation.wrapping_add(1);
-        let data = epoll::EventData::new_u64(u64::from(slot.generation) << 32 | u64::from(index));
-        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-        if connection.phase == Phase::Connecting {
-            flags |= epoll::EventFlags::OUT | epoll::EventFlags::ONESHOT;
-        }
-        if epoll::add(&self.epoll, &connection, data, flags).is_err() {
-            self.failed(Failure::Generator, Some(&connection), due);
-            return false;
-        }
-        slot_of(&mut self.slots, index).connection = Some(connection);
+        *slot_of(&mut self.slots, index) = Some(connection);
         self.live += 1;
         true
+    }
+
+    /// Watches it for what it waits for. Each change is told once: an answer is read whole, and what comes later is a new
+    /// change. Registered as long as its socket lives, since no event of one connection can meet the next one of its slot: a
+    /// wait tells each socket once, and connections begin only when all it told has been looked at.
+    fn watch(&self, index: u32, connection: &Connection, is_watched: bool) -> Result<(), Failure> {
+        match (is_watched, connection.phase) {
+            (false, phase) => epoll::add(&self.epoll, connection, data_of(index), flags_of(phase)),
+            (true, phase @ Phase::Connecting) => {
+                epoll::modify(&self.epoll, connection, data_of(index), flags_of(phase))
+            }
+            (true, _) => Ok(()),
+        }
+        .map_err(|_| Failure::Generator)
     }
 
     /// Decides what the connection asks for next.
@@ -278,47 +283,37 @@ impl<'p> Engine<'p> {
 
     // --- events ---
 
-    fn on_event(&mut self, data: u64, flags: epoll::EventFlags) {
-        let (index, generation) = (data as u32, (data >> 32) as u32);
-        let slot = slot_of(&mut self.slots, index);
-        if slot.generation != generation {
-            return;
-        }
-        let Some(connection) = slot.connection.as_mut() else { return };
-        if connection.phase == Phase::Connecting {
-            return self.connected(index, data);
-        }
+    fn on_event(&mut self, index: u32, flags: epoll::EventFlags) {
+        let Some(connection) = slot_of(&mut self.slots, index) else { return };
         let ending = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP);
-        match connection.read(ending) {
-            Progress::Pending => {}
-            Progress::Answered { worker, closes } => self.answered(index, worker, closes, ending),
-            Progress::Ended => self.close(index as usize),
-            Progress::Failed(failure) => self.fail(index as usize, failure),
+        match connection.phase {
+            // The end of its last connection.
+            Phase::Idle => {}
+            Phase::Connecting => self.connected(index),
+            Phase::Awaiting | Phase::Ending => match connection.read(ending) {
+                Progress::Pending => {}
+                Progress::Answered { worker, closes } => self.answered(index, worker, closes, ending),
+                Progress::Ended => self.finish(index),
+                Progress::Failed(failure) => self.fail(index as usize, failure),
+            },
         }
     }
 
     /// The handshake took longer than `connect`: now the request goes.
-    fn connected(&mut self, index: u32, data: u64) {
-        let slot = slot_of(&mut self.slots, index);
-        let Some(connection) = slot.connection.as_mut() else { return };
-        let request = if connection.burns { &self.requests.burning } else { &self.requests.fast };
-        let sent = connection.send(request);
-        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-        if connection.phase == Phase::Connecting {
-            flags |= epoll::EventFlags::OUT | epoll::EventFlags::ONESHOT;
-        }
-        let watched = epoll::modify(&self.epoll, &*connection, epoll::EventData::new_u64(data), flags);
-        match (sent, watched) {
-            (Ok(()), Ok(())) => {}
-            (Err(failure), _) => self.fail(index as usize, failure),
-            (Ok(()), Err(_)) => self.fail(index as usize, Failure::Generator),
+    fn connected(&mut self, index: u32) {
+        let Some(mut connection) = slot_of(&mut self.slots, index).take() else { return };
+        let sent = connection.send(self.request(&connection));
+        let flags = flags_of(connection.phase);
+        let watched = epoll::modify(&self.epoll, &connection, data_of(index), flags);
+        *slot_of(&mut self.slots, index) = Some(connection);
+        if let Err(failure) = sent.and(watched.map_err(|_| Failure::Generator)) {
+            self.fail(index as usize, failure);
         }
     }
 
     fn answered(&mut self, index: u32, worker: u32, closes: bool, ending: bool) {
         let now = Instant::now();
-        let slot = slot_of(&mut self.slots, index);
-        let Some(connection) = slot.connection.as_mut() else { return };
+        let Some(connection) = slot_of(&mut self.slots, index) else { return };
         let (latency, burns) = (now.saturating_duration_since(connection.due), connection.burns);
         if matches!(self.stage, Stage::Measuring { .. }) {
             self.outcome.answered += 1;
@@ -328,7 +323,7 @@ impl<'p> Engine<'p> {
         }
         let settling = matches!(self.stage, Stage::Settling { .. });
         match self.plan.reuse {
-            Reuse::Short if ending => self.close(index as usize),
+            Reuse::Short if ending => self.finish(index),
             Reuse::Short => connection.phase = Phase::Ending,
             Reuse::KeepAlive | Reuse::Careful if settling => self.close(index as usize),
             Reuse::KeepAlive | Reuse::Careful if closes || ending => self.end_well(index as usize),
@@ -338,12 +333,12 @@ impl<'p> Engine<'p> {
     }
 
     fn ask_again(&mut self, index: u32) {
-        let Some(mut connection) = slot_of(&mut self.slots, index).connection.take() else { return };
+        let Some(mut connection) = slot_of(&mut self.slots, index).take() else { return };
         self.measured.0 += u64::from(matches!(self.stage, Stage::Measuring { .. }));
         self.draw(&mut connection, Instant::now());
         // What does not fit now would not fit an empty buffer later either; `send` reports it.
         let sent = connection.send(self.request(&connection));
-        slot_of(&mut self.slots, index).connection = Some(connection);
+        *slot_of(&mut self.slots, index) = Some(connection);
         if let Err(failure) = sent {
             self.fail(index as usize, failure);
         }
@@ -356,8 +351,18 @@ impl<'p> Engine<'p> {
         self.close(index);
     }
 
+    /// Both sides have ended: the socket waits in its slot for the next connection.
+    fn finish(&mut self, index: u32) {
+        let Some(connection) = slot_of(&mut self.slots, index) else { return };
+        if !connection.finish() {
+            return self.close(index as usize);
+        }
+        self.free.push(index);
+        self.live -= 1;
+    }
+
     fn close(&mut self, index: usize) {
-        if let Some(connection) = self.slots[index].connection.take() {
+        if let Some(connection) = self.slots[index].take() {
             // Closing the only descriptor takes it out of the epoll set.
             self.rooms.push(connection.into_room());
             self.free.push(index as u32);
@@ -366,7 +371,7 @@ impl<'p> Engine<'p> {
     }
 
     fn fail(&mut self, index: usize, failure: Failure) {
-        if let Some(connection) = self.slots[index].connection.take() {
+        if let Some(connection) = self.slots[index].take() {
             let due = connection.due;
             self.failed(failure, Some(&connection), due);
             self.rooms.push(connection.into_room());
@@ -390,6 +395,16 @@ impl<'p> Engine<'p> {
 }
 
 /// Indices come from the free list or from our own events: they are in range.
-fn slot_of(slots: &mut [Slot], index: u32) -> &mut Slot {
+fn slot_of(slots: &mut [Option<Connection>], index: u32) -> &mut Option<Connection> {
     &mut slots[index as usize]
+}
+
+fn data_of(index: u32) -> epoll::EventData {
+    epoll::EventData::new_u64(index.into())
+}
+
+fn flags_of(phase: Phase) -> epoll::EventFlags {
+    let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+    flags.set(epoll::EventFlags::OUT, phase == Phase::Connecting);
+    flags
 }
