@@ -87,7 +87,7 @@ fn run(typed: &[String]) -> io::Result<()> {
         Command::Rows(ref rows) => measure_rows(&args, rows)?,
         Command::Gate => {
             process::adopt_orphans()?;
-            print_out!("{}", rows::counts::gate(&tools::Tools::on_path(&["strace"]))?);
+            print_out!("{}", rows::counts::gate(&tools::Tools::on_path(&["strace", "node"]))?);
         }
         Command::Report => {}
     }

@@ -17,7 +17,8 @@ fn system_calls_per_short_connection_stay_below_their_gates() {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{counted}");
     assert!(output.status.success(), "{problem}");
-    assert_eq!(counted.lines().count(), 4, "{counted}");
+    // The last of Node workers, where there is Node.
+    assert!((4..=5).contains(&counted.lines().count()), "{counted}");
 }
 
 /// Not there, or not allowed to look at other processes, as in some containers.
