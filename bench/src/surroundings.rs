@@ -53,7 +53,8 @@ pub(crate) fn document(document: Document) -> PathBuf {
 /// The facts about this run.
 pub(crate) fn made(tools: &Tools) -> Made {
     let typed: Vec<String> = std::env::args().skip(1).collect();
-    let mut versions = vec![said("rustc", &["--version"])];
+    let mut versions =
+        vec![format!("everycore {}", env!("CARGO_PKG_VERSION")), said("rustc", &["--version"])];
     versions.extend(tools.versions());
     Made {
         command: format!("cargo run --release -p everycore-bench -- {}", typed.join(" "))
