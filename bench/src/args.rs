@@ -18,7 +18,7 @@ usage: cargo run --release -p everycore-bench -- [ROW…] [options]
        … -- gate                       system calls per connection against what CI allows; needs strace
        … -- load ADDRESS [options]     the load generator alone
 
-rows: short keepalive syscalls fairness tail tail-fast kills reloads starts memory messages; all of them without any
+rows: short keepalive syscalls fairness tail tail-fast kills reloads starts memory messages bulk; all of them without any
       scale-workers scale-listeners scale-connections scale-messages flat instructions; all of them with `scale`
 
   --minutes M       how long all of it may take (20): as many rounds of each row as fit, at least 3

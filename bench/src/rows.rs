@@ -2,10 +2,11 @@
 //!
 //! A row takes a [`Bench`] and gives a [`Report`]. Neighbours: `throughput` has short and kept connections, `counts` the
 //! system calls, `balance` who gets what and how long it takes, `failures` kills and reloads, `starts`, `memory`,
-//! `messages`. How costs grow: `curves` with workers and listeners, `held` with connections at rest, `crowd` with messages
+//! `messages`, `bulk` messages beside connections. How costs grow: `curves` with workers and listeners, `held` with connections at rest, `crowd` with messages
 //! to many, `flat` over time; `instructions` of single steps.
 
 mod balance;
+mod bulk;
 pub(crate) mod counts;
 mod crowd;
 mod curves;
@@ -44,6 +45,7 @@ pub(crate) enum Row {
     Starts,
     Memory,
     Messages,
+    Bulk,
     Instructions,
     ScaleWorkers,
     ScaleListeners,
@@ -63,7 +65,7 @@ pub(crate) enum Document {
 
 impl Row {
     /// All of them, in the order of the document.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Short,
         Self::KeepAlive,
         Self::Syscalls,
@@ -75,6 +77,7 @@ impl Row {
         Self::Starts,
         Self::Memory,
         Self::Messages,
+        Self::Bulk,
         Self::Instructions,
         Self::ScaleWorkers,
         Self::ScaleListeners,
@@ -97,6 +100,7 @@ impl Row {
             Self::Starts => "starts",
             Self::Memory => "memory",
             Self::Messages => "messages",
+            Self::Bulk => "bulk",
             Self::Instructions => "instructions",
             Self::ScaleWorkers => "scale-workers",
             Self::ScaleListeners => "scale-listeners",
@@ -120,6 +124,7 @@ impl Row {
             Self::Starts => 60,
             Self::Memory => 30,
             Self::Messages => 100,
+            Self::Bulk => 30,
             Self::Instructions => 90,
             Self::ScaleWorkers => 200,
             Self::ScaleListeners => 60,
@@ -169,6 +174,7 @@ impl Row {
             Self::Starts => starts::starts(bench),
             Self::Memory => memory::memory(bench),
             Self::Messages => messages::messages(bench),
+            Self::Bulk => bulk::bulk(bench),
             Self::Instructions => instructions::instructions(bench),
             Self::ScaleWorkers => curves::workers(bench),
             Self::ScaleListeners => curves::listeners(bench),
