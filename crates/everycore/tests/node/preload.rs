@@ -57,6 +57,52 @@ fn least_knows_how_many_connections_are_open() {
 }
 
 #[test]
+fn every_server_of_a_worker_is_counted_also_once_it_is_closed() {
+    let node = need_node!(served);
+    let program = "
+        const echo = () => net.createServer((s) => { s.on('error', () => {}); s.write('hello\\n'); s.resume() });
+        const [one, two] = [echo(), echo()];
+        process.on('message', () => one.close());
+        one.on('listening', () => report(two, 0, '127.0.0.1'));
+        report(one, 0, '127.0.0.1');";
+    let nodes = Nodes::start(node.cluster(program).policy(Policy::Least));
+    let held = [nodes.address(), nodes.address()].map(|at| {
+        let mut client = connect(at);
+        read_line(&mut client).unwrap();
+        client
+    });
+    until_live(&nodes, &[2]);
+    nodes.send(1, &json!("close the first"));
+    let [first, second] = held;
+    drop(second);
+    until_live(&nodes, &[1]);
+    drop(first);
+    until_live(&nodes, &[0]);
+}
+
+/// A worker under load spends time on whatever hangs at each of its sockets.
+#[test]
+fn nothing_hangs_at_a_connection() {
+    let node = need_node!();
+    if node.kind != Kind::Node {
+        return;
+    }
+    let program = "report(http.createServer((q, r) => {
+        const { socket } = q;
+        r.end('x', () => process.send(socket.eventNames().map((name) => [String(name), socket.listenerCount(name)])));
+      }), 0, '127.0.0.1')";
+    let hang = |policy, loads| {
+        let nodes = Nodes::start(node.cluster(program).policy(policy).preload(loads));
+        let mut kept = Kept::new(nodes.address());
+        kept.ask("/");
+        nodes.said()
+    };
+    for policy in [Policy::RoundRobin, Policy::Shared] {
+        assert_eq!(hang(policy, true), hang(policy, false), "{policy}");
+    }
+}
+
+#[test]
 fn without_it_a_connection_counts_until_it_is_taken() {
     let node = need_node!(served);
     let nodes = Nodes::start(node.cluster(ECHO).policy(Policy::Least).preload(false));

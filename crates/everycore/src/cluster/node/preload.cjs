@@ -78,10 +78,13 @@ function whereItListens(at) {
 /** Deno runs what is loaded first to its end, which an open channel would put off for ever. */
 function letProgramStart() {
   process.channel.unref();
-  const keep = () => process.channel?.ref();
+  let kept = false;
+  const keep = () => {
+    if (!kept) process.channel?.ref();
+    kept = true;
+  };
   const ask = cluster._getServer;
   cluster._getServer = function (...args) {
-    cluster._getServer = ask;
     keep();
     return ask.apply(this, args);
   };
@@ -125,7 +128,7 @@ function report() {
   const send = process.send;
   const now = () => performance.now();
   const deno = globalThis.Deno !== undefined;
-  let live = 0;
+  const live = countConnections(change);
   // Also when a connection came and went in between: the primary has seen it come.
   let changed = false;
   let late = 0;
@@ -149,7 +152,7 @@ function report() {
   /** One report at a time: a primary that does not read finds one waiting, not a thousand. */
   function tell() {
     if (!process.connected) return;
-    const message = { cmd: 'NODE_CLUSTER', act: 'everycore:report', live, late, deno };
+    const message = { cmd: 'NODE_CLUSTER', act: 'everycore:report', live: live(), late, deno };
     unsent = true;
     changed = false;
     late = 0;
@@ -159,55 +162,104 @@ function report() {
     });
   }
 
-  function count(by) {
-    live += by;
+  function change() {
     changed = true;
     soon();
   }
 
-  diagnostics.channel('net.server.socket').subscribe(({ socket }) => {
-    if (isHandedOver(socket)) {
-      count(1);
-      socket.once('close', () => count(-1));
-    }
-    soon();
-  });
   tell();
   return soon;
 }
 
-/** Where connections are handed over one by one, the server has a stand-in for its handle. */
-function isHandedOver(socket) {
-  const handle = (socket.server ?? socket._server)?._handle;
+/**
+ * Counts connections that are handed over one by one. The server counts them itself, so nothing is added to a socket:
+ * `changed` is called when its count changes. Returns what tells the sum.
+ */
+function countConnections(changed) {
+  // One that is closed and forgotten has no connections.
+  const open = new Set();
+  const ask = cluster._getServer;
+  // Bun's servers do not ask.
+  if (typeof ask !== 'function') return () => 0;
+  cluster._getServer = function (server, options, callback) {
+    return ask.call(this, server, options, function (error, handle, ...rest) {
+      if (isStandIn(handle) && typeof server._connections === 'number') watch(server);
+      return callback.call(this, error, handle, ...rest);
+    });
+  };
+
+  function watch(server) {
+    if (Object.getOwnPropertyDescriptor(server, '_connections')?.set) return;
+    let count = server._connections;
+    Object.defineProperty(server, '_connections', {
+      configurable: true,
+      enumerable: true,
+      get: () => count,
+      set(value) {
+        if (count === 0) open.add(server);
+        count = value;
+        if (count === 0) open.delete(server);
+        changed();
+      },
+    });
+  }
+
+  return () => {
+    let live = 0;
+    for (const server of open) live += server._connections;
+    return live;
+  };
+}
+
+/** What a server that is handed its connections has for a handle. */
+function isStandIn(handle) {
   return handle != null && Object.getPrototypeOf(handle) === Object.prototype;
 }
 
 /** Has HTTP clients hear `Connection: close` before their connection ends. */
 function leaveGently(patience, busy) {
+  // With their own list of connections, where they keep one.
+  const servers = new Map();
+  // Of servers that keep no list.
   const sockets = new Set();
-  const servers = new Set();
   // The last response of a connection whose client did not wait for the one before.
   const queued = new WeakMap();
   const closing = new WeakSet();
   let leaving = false;
+  let connected;
+  let asked;
+  let listed = false;
 
   const lastOf = (socket) => {
     const response = queued.get(socket);
     return response === undefined || response.writableFinished ? socket._httpMessage : response;
   };
 
+  function open() {
+    const lists = [...servers.values()].filter((list) => list !== undefined);
+    return [...sockets, ...lists.flatMap((list) => list.all().map((parser) => parser?.socket))].filter(Boolean);
+  }
+
   // Those whose first request has not come may be closed with the server, too: Node 26 counts them as idle.
   diagnostics.channel('net.server.socket').subscribe(({ socket }) => {
+    busy();
     const server = socket.server ?? socket._server;
-    if (typeof server?.closeIdleConnections === 'function') servers.add(server);
+    if (server === connected) return;
+    connected = server;
+    if (typeof server?.closeIdleConnections === 'function' && !servers.has(server)) servers.set(server, undefined);
   });
 
   diagnostics.channel('http.server.request.start').subscribe(({ request, response, server }) => {
     busy();
     const { socket } = request;
-    if (!sockets.has(socket)) {
+    if (server !== asked) {
+      const list = servers.get(server) ?? connectionList(server, socket);
+      servers.set(server, list);
+      asked = server;
+      listed = list !== undefined;
+    }
+    if (!listed && !sockets.has(socket)) {
       sockets.add(socket);
-      servers.add(server);
       socket.once('close', () => sockets.delete(socket));
     }
     const before = leaving || socket._httpMessage ? lastOf(socket) : undefined;
@@ -223,9 +275,10 @@ function leaveGently(patience, busy) {
     busy();
     if (leaving || message?.cmd !== 'NODE_CLUSTER' || message.act !== 'disconnect') return;
     leaving = true;
-    for (const socket of sockets) closeAfter(lastOf(socket));
-    for (const server of servers) keepIdle(server);
-    later(new Set([...sockets].filter((socket) => !socket._httpMessage)));
+    const connections = open();
+    for (const socket of connections) closeAfter(lastOf(socket));
+    for (const server of servers.keys()) keepIdle(server);
+    later(new Set(connections.filter((socket) => !socket._httpMessage)));
   });
 
   /** Has a response say that it is the last, also where its program says otherwise. */
@@ -262,14 +315,22 @@ function leaveGently(patience, busy) {
   /** Closes the connections that are idle and were so the last time, and looks again after a while. */
   function letGo(before) {
     const idle = new Set();
-    for (const socket of wouldBeClosed(servers)) {
+    for (const socket of wouldBeClosed(servers.keys())) {
       // To the server an answer that is ended is over, whether or not it has left; and who has never asked, idle.
-      if (!sockets.has(socket) || socket._httpMessage) continue;
+      if (socket._httpMessage || socket.bytesRead === 0) continue;
       if (before.has(socket)) socket.destroy();
       else idle.add(socket);
     }
-    if (sockets.size > 0) later(idle);
+    if (open().length > 0) later(idle);
   }
+}
+
+/** Node's HTTP servers keep a list of parsers, each with its socket, which costs nothing here; a look tells if this one does. */
+function connectionList(server, socket) {
+  const name = Object.getOwnPropertySymbols(server).find(({ description }) => description === 'http.server.connections');
+  const list = name && server[name];
+  if (typeof list?.all !== 'function') return undefined;
+  return list.all().some((parser) => parser.socket === socket) ? list : undefined;
 }
 
 /** The connections that these servers think idle. */
