@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use everycore::{Event, ExitStatus, Policy};
 use everycore_peers::Kind;
+use everycore_sys::signals::number::CONT;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -359,6 +360,26 @@ fn nor_is_it_let_go_with_idle_connections() {
     nodes.primary().disconnect(1).unwrap();
     let_go(idle);
     answered_last(&mut fresh);
+}
+
+/// In its channel lie the connection and, behind it, the order to leave; the others wait for its successor.
+#[test]
+fn what_was_handed_over_ahead_of_the_order_to_leave_is_served() {
+    let node = need_node!(Node);
+    let nodes = node.start(HTTP);
+    let at = nodes.address();
+    nodes.halt(1);
+    let mut clients = [(); 3].map(|()| Kept::new(at));
+    clients.iter_mut().for_each(|client| client.ask("/"));
+    until("one is handed over", || live(&nodes)[&1] > 0);
+    nodes.primary().reload().unwrap();
+    nodes.find(|seen| matches!(seen, Seen::Listening(2, _)).then_some(()));
+    nodes.primary().kill(1, CONT).unwrap();
+    for client in &mut clients {
+        assert_eq!(client.answer().expect("an answer").0.lines().next(), Some("http/1.1 200 ok"));
+    }
+    let (worker, status, agreed) = nodes.exit();
+    assert_eq!((worker, status, agreed), (1, ExitStatus::Code(0), true));
 }
 
 /// Timers run ahead of what came while the loop stood still: a connection that looked idle has a request waiting.
