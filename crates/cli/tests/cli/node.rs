@@ -45,17 +45,19 @@ fn a_reload_rolls_through_node_workers() {
     let why = "what waits on a socket of a Bun worker's own is lost when it leaves";
     let Some(node) = Runtime::among(&[Kind::Node, Kind::Deno], why) else { return };
     let (_directory, server) = server("node-reload");
-    let mut run = node.run(&["-w", "2"], &server);
-    let address = run.address();
-    let old = run.ready(2);
-    let loads = [Load::start(address), Load::keeping(address), Load::keeping(address)];
-    for _ in 0..2 {
-        run.signal(Signal::HUP);
-        run.line("reload done");
+    for policy in node.policies() {
+        let mut run = node.run(&[&["-w", "2"], *policy].concat(), &server);
+        let address = run.address();
+        let old = run.ready(2);
+        let loads = [Load::start(address), Load::keeping(address), Load::keeping(address)];
+        for _ in 0..2 {
+            run.signal(Signal::HUP);
+            run.line("reload done");
+        }
+        assert!(loads.into_iter().all(|load| load.stop() > 0), "{policy:?}");
+        assert!(!old.contains(&pid_in(&get(address, "/").unwrap().body)), "{policy:?}");
+        run.stop();
     }
-    assert!(loads.into_iter().all(|load| load.stop() > 0));
-    assert!(!old.contains(&pid_in(&get(address, "/").unwrap().body)));
-    run.stop();
 }
 
 #[test]
