@@ -7,7 +7,6 @@
 mod support;
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 
 use everycore::{Event, Policy};
@@ -22,10 +21,10 @@ fn a_listener_that_could_not_be_passed_on_can_be_asked_for_again() {
     if node.kind != Kind::Node {
         return everycore_peers::pass_over("Node alone takes a socket from its primary");
     }
-    // One that was free a moment ago.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let at = everycore_peers::own_address();
+    let (host, port) = (at.ip(), at.port());
     let program = format!(
-        "process.on('message', () => report(net.createServer(), {port}, '127.0.0.1')); process.send('here')"
+        "process.on('message', () => report(net.createServer(), {port}, '{host}')); process.send('here')"
     );
     let nodes = Nodes::start(node.cluster(&program).policy(Policy::Shared));
     assert_eq!(nodes.said(), "here");

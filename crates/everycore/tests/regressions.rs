@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -377,12 +377,8 @@ fn read_back_waits_for_descriptors() {
     stop(running);
 }
 
-/// Two addresses that were free a moment ago, on a host of this process alone.
 fn two_addresses() -> [SocketAddr; 2] {
-    let [_, high, middle, low] = std::process::id().to_be_bytes();
-    let host = Ipv4Addr::new(127, high | 0x80, middle, low);
-    let free = [(); 2].map(|()| TcpListener::bind((host, 0)).unwrap());
-    free.map(|listener| listener.local_addr().unwrap())
+    [(); 2].map(|()| everycore_peers::own_address())
 }
 
 /// Workers that listen at the first of two addresses, then at the second.

@@ -8,9 +8,11 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The peer that is taken where the path has no `node`.
 pub const DEFAULT: &str = "node-20";
@@ -178,4 +180,31 @@ pub fn cache() -> Option<PathBuf> {
 
 fn missing(wanted: &str) -> ! {
     panic!("EVERYCORE_NODE={wanted}: no such runtime; scripts/peers --list names those that are installed")
+}
+
+/// The first port to give out, and how many: the kernel gives out higher ones to who asks for none in particular.
+const PORTS: (u32, u32) = (12_000, 20_000);
+
+/// Addresses and ports given out by this process.
+static GIVEN: AtomicU32 = AtomicU32::new(0);
+
+/// An address that no test of this process or another is given, without a moment in which somebody else may take it: the host
+/// is this process's own.
+pub fn own_address() -> SocketAddr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, high | 0x80, middle, low], nth_port(0)))
+}
+
+/// A port for who can choose no host: free at present on every address, and not one that the kernel gives out.
+pub fn own_port() -> u16 {
+    let first = std::process::id().wrapping_mul(7);
+    (0..PORTS.1)
+        .map(|_| nth_port(first))
+        .find(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok())
+        .unwrap_or_else(|| panic!("all of {} ports are taken", PORTS.1))
+}
+
+fn nth_port(first: u32) -> u16 {
+    let nth = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % PORTS.1;
+    u16::try_from(PORTS.0 + nth).unwrap_or(u16::MAX)
 }

@@ -72,8 +72,7 @@ impl Runtime {
             words.extend(node.args.iter().cloned());
         }
         if node.kind == Kind::Bun {
-            // Free a moment ago.
-            port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            port = everycore_peers::own_port();
         }
         Some(Self { kind: node.kind, words, port })
     }

@@ -30,12 +30,6 @@ const HTTP: &str = "
     const port: number = Number(process.env.APP_PORT ?? 0);
     http.createServer((request, response) => response.end(`pid ${process.pid}`)).listen(port, '127.0.0.1');";
 
-/// A port that was free a moment ago: where each worker binds for itself, they have to agree on one.
-fn free_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port().to_string()
-}
-
 /// Both workers answer; one that dies is replaced; a reload replaces both.
 fn serves(mut run: Running) -> String {
     let address = run.address();
@@ -92,7 +86,7 @@ fn deno_takes_no_listening_socket_and_deno_serve_no_second_worker() {
         String::from_utf8_lossy(&output.stderr),
         "error: --policy shared cannot serve Deno, whose workers do not accept on a socket they are given; choose least, rr or sticky\n"
     );
-    let port = format!("APP_PORT={}", free_port());
+    let port = format!("APP_PORT={}", everycore_peers::own_port());
     let mut run = start(&["--env", &port, "--give-up", "1/1m", "--output", "prefix"], &words);
     run.line("every worker but the first finds its port taken; serve with node:http");
 }
@@ -100,7 +94,7 @@ fn deno_takes_no_listening_socket_and_deno_serve_no_second_worker() {
 #[test]
 fn bun_serves_on_sockets_of_its_own() {
     let Some((directory, words)) = with("bun", "bun", HTTP) else { return };
-    let port = format!("APP_PORT={}", free_port());
+    let port = format!("APP_PORT={}", everycore_peers::own_port());
     let text = serves(start(&["--env", &port], &words));
     assert!(text.contains("policy reuseport"), "{text}");
     assert!(!text.contains("warning: cannot"), "{text}");
@@ -109,7 +103,7 @@ fn bun_serves_on_sockets_of_its_own() {
         "Bun.serve({ port: process.env.APP_PORT, hostname: '127.0.0.1', fetch: () => new Response(`pid ${process.pid}`) });",
     )
     .unwrap();
-    let port = format!("APP_PORT={}", free_port());
+    let port = format!("APP_PORT={}", everycore_peers::own_port());
     serves(start(&["--env", &port], &words));
 }
 

@@ -71,7 +71,7 @@ fn a_killed_worker_is_replaced_and_the_others_serve_on() {
 
 #[test]
 fn the_port_may_come_from_the_environment() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let free = everycore_peers::own_port().to_string();
     let mut command = everycore(&["run", "-w", "1", "--", "python3", "-c", PROGRAM, "{fd}"]);
     command.env("PORT", &free);
     let mut run = Running::spawn(command);

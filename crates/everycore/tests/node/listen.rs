@@ -86,28 +86,26 @@ fn several_servers_on_port_zero_have_ports_of_their_own_which_workers_share() {
 #[test]
 fn a_fixed_port_is_bound_once_for_all() {
     let node = need_node!(served);
-    // Free now, and nobody else asks for this one in particular.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let at = everycore_peers::own_address();
     let nodes = crate::support::Nodes::start(
-        node.cluster(&format!("report({SERVER}, {port}, '127.0.0.1')")).workers(3),
+        node.cluster(&format!("report({SERVER}, {}, '{}')", at.port(), at.ip())).workers(3),
     );
-    assert_eq!(nodes.all_listen(3), local(port));
-    let seen: std::collections::BTreeSet<String> = (0..9).map(|_| ask(local(port), "").unwrap()).collect();
+    assert_eq!(nodes.all_listen(3), at);
+    let seen: std::collections::BTreeSet<String> = (0..9).map(|_| ask(at, "").unwrap()).collect();
     assert_eq!(seen.len(), 3, "in turn: {seen:?}");
 }
 
 #[test]
 fn a_worker_that_listens_twice_on_one_port_hears_that_it_is_in_use() {
     let node = need_node!(served);
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let program = format!(
-        "report({SERVER}, {port}, '127.0.0.1').on('listening', () => report({SERVER}, {port}, '127.0.0.1'))"
-    );
+    let at = everycore_peers::own_address();
+    let listen = format!("report({SERVER}, {}, '{}')", at.port(), at.ip());
+    let program = format!("{listen}.on('listening', () => {listen})");
     for policy in policies(node) {
         let nodes = crate::support::Nodes::start(node.cluster(&program).policy(policy));
-        assert_eq!(nodes.said()["at"]["port"], port);
+        assert_eq!(nodes.said()["at"]["port"], at.port());
         assert_eq!(nodes.said()["error"], "EADDRINUSE");
-        assert_eq!(ask(local(port), "").unwrap(), "1 127.0.0.1", "the first serves on");
+        assert_eq!(ask(at, "").unwrap(), format!("1 {}", at.ip()), "the first serves on");
     }
 }
 
