@@ -1,4 +1,4 @@
-//! A channel for programs without a runtime: calls wait in `poll`.
+//! A channel for programs without a runtime: calls wait in `poll`, or in the read itself.
 //!
 //! Threads may send and receive at once on the same channel. One thread at a time waits for input; the others are told
 //! when it has found something. Neighbours: [`crate::Connection`] does the work, [`crate::Channel`] is the same face
@@ -23,6 +23,8 @@ use crate::message::{Incoming, Message, MessageError, Outgoing};
 /// A two-way stream of messages to another process, for blocking code.
 ///
 /// Dropping it closes the channel; the peer sees the end after everything that was sent.
+///
+/// It puts the socket into blocking mode, for everybody who shares that, and works as well if somebody changes it back.
 ///
 /// ```
 /// use everycore_ipc::{Codec, Connection, Limits, blocking::Channel};

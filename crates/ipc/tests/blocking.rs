@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use everycore_ipc::blocking::Channel;
-use everycore_ipc::{ChannelError, Codec, Connection, Flush, Handle, Limits, Message, SendError};
-use everycore_sys::socket_pair::stream_pair;
+use everycore_ipc::{ChannelError, Codec, Connection, Flush, Handle, Limits, Message, Received, SendError};
+use everycore_sys::socket_pair::{Mode, set_mode, stream_pair};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -110,6 +111,71 @@ fn two_ends_that_both_send_before_they_read_do_not_block_each_other() {
         scope.spawn(|| both(&there));
         both(&here);
     });
+}
+
+/// Without a deadline a receiver waits within the read itself.
+#[test]
+fn threads_that_wait_for_ever_are_in_nobodys_way() {
+    const EACH: usize = 200;
+    let (here, there) = pair(Limits { queue_bytes: 50_000, ..Limits::default() });
+    let (done, waits) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let received: [AtomicUsize; 2] = Default::default();
+        let both = |channel: &Channel, received: &AtomicUsize| {
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        while let Some(message) = channel.recv().unwrap() {
+                            assert!([20, 20_000].contains(&message.bytes().len()));
+                            received.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+                let send = |bytes: usize| {
+                    (0..EACH).for_each(|_| channel.send_message(Message::raw(vec![1; bytes])).unwrap());
+                };
+                let other = scope.spawn(move || send(20_000));
+                send(20);
+                other.join().unwrap();
+                // One thread waits for input meanwhile, the other to be told.
+                channel.disconnect().unwrap();
+            });
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| both(&there, &received[0]));
+            both(&here, &received[1]);
+        });
+        done.send(received.map(AtomicUsize::into_inner)).unwrap();
+    });
+    assert_eq!(waits.recv_timeout(DEADLINE), Ok([2 * EACH; 2]));
+}
+
+#[test]
+fn a_receiver_waits_whoever_changes_the_mode_of_the_socket() {
+    for mode in [Mode::Blocking, Mode::NonBlocking] {
+        let (here, there) = pair(Limits::default());
+        set_mode(&there, mode).unwrap();
+        let (done, waits) = std::sync::mpsc::channel();
+        let echo = std::thread::spawn(move || {
+            for _ in 0..2 {
+                let message = there.recv().unwrap().unwrap();
+                // Nothing more is there before the answer, and looking does not wait for it.
+                for _ in 0..2 {
+                    let looked = there.with_connection(|connection| connection.receive()).unwrap();
+                    assert!(matches!(looked, Received::Blocked), "{looked:?}");
+                }
+                there.send_message(message).unwrap();
+            }
+            done.send(there.recv().unwrap().is_none()).unwrap();
+        });
+        for value in 0..2 {
+            here.send(&value).unwrap();
+            assert_eq!(number(&here), Some(value));
+        }
+        here.disconnect().unwrap();
+        assert_eq!(waits.recv_timeout(DEADLINE), Ok(true));
+        echo.join().unwrap();
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Bytes and descriptors over a Unix socket.
 //!
-//! [`send`] and [`receive`] serve message channels: any number of descriptors beside a piece of a stream.
+//! [`send`] and [`receive`] serve message channels: any number of descriptors beside a piece of a stream. They never wait,
+//! whatever the socket's mode: [`receive_waiting`] does what that says.
 //! [`send_each`] and [`receive_one`] serve the hand-off of connections: small records with one descriptor each, no
 //! allocation, never waiting. Everything received is an [`OwnedFd`] with close-on-exec set before it can leak.
 //! Neighbour: [`crate::socket_pair`] makes the sockets.
@@ -30,8 +31,8 @@ pub struct RecvMsg {
 
 /// Sends bytes and, with the first of them, descriptors. Returns how many bytes went.
 ///
-/// All descriptors travel with the first byte, so a partial send never has to send them again. Waits or not as the
-/// socket's mode says; never raises `SIGPIPE`.
+/// All descriptors travel with the first byte, so a partial send never has to send them again. Never waits and never raises
+/// `SIGPIPE`.
 ///
 /// # Errors
 /// `WouldBlock` when the peer's buffer is full; too many descriptors in flight ([`is_back_pressure`] covers both);
@@ -65,25 +66,47 @@ pub fn send_vectored<Fd: AsFd>(
         debug_assert!(pushed, "the space was made for the largest message");
     }
     loop {
-        match sendmsg(&socket, bytes, &mut control, SendFlags::NOSIGNAL) {
+        match sendmsg(&socket, bytes, &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
             Err(Errno::INTR) => {}
             result => return Ok(result?),
         }
     }
 }
 
-/// Receives bytes into `buffer` and appends the descriptors that came with them to `fds`.
+/// Receives bytes into `buffer` and appends the descriptors that came with them to `fds`. Never waits.
 ///
 /// On a stream one call may return the bytes of many sends, but never passes the end of one that carried
-/// descriptors. Waits or not as the socket's mode says.
+/// descriptors.
 ///
 /// # Errors
 /// `WouldBlock` when nothing is there; `ConnectionReset` when the peer went away with bytes of ours unread.
 pub fn receive<Fd: AsFd>(socket: Fd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<RecvMsg> {
+    receive_with(socket.as_fd(), buffer, fds, RecvFlags::DONTWAIT)
+}
+
+/// Like [`receive`], and waits for the first byte if the socket is in blocking mode.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_waiting<Fd: AsFd>(
+    socket: Fd,
+    buffer: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<RecvMsg> {
+    receive_with(socket.as_fd(), buffer, fds, RecvFlags::empty())
+}
+
+fn receive_with(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    flags: RecvFlags,
+) -> io::Result<RecvMsg> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | flags;
     let message = loop {
-        match recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+        match recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
             Err(Errno::INTR) => {}
             result => break result?,
         }

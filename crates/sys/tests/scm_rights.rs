@@ -5,9 +5,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use everycore_sys::scm_rights::{
-    MAX_DESCRIPTORS, is_back_pressure, receive, receive_one, send, send_each, send_vectored,
+    MAX_DESCRIPTORS, is_back_pressure, receive, receive_one, receive_waiting, send, send_each, send_vectored,
 };
-use everycore_sys::socket_pair::{record_pair, stream_pair};
+use everycore_sys::socket_pair::{Mode, record_pair, set_mode, stream_pair};
 use rustix::io::FdFlags;
 
 #[test]
@@ -52,6 +52,23 @@ fn nothing_there_the_end_and_a_closed_peer() {
     let error = send(&right, b"x", &[]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
     assert!(!is_back_pressure(&error));
+}
+
+#[test]
+fn only_who_says_so_waits_and_only_where_the_mode_is_to_wait() {
+    let (left, right) = stream_pair().unwrap();
+    let (mut buffer, mut fds) = ([0; 8], Vec::new());
+    assert_eq!(receive_waiting(&right, &mut buffer, &mut fds).unwrap_err().kind(), ErrorKind::WouldBlock);
+    for socket in [&left, &right] {
+        set_mode(socket, Mode::Blocking).unwrap();
+    }
+    assert_eq!(receive(&right, &mut buffer, &mut fds).unwrap_err().kind(), ErrorKind::WouldBlock);
+    let sender = std::thread::spawn(move || {
+        while send(&left, &[1; 4096], &[]).is_ok() {}
+        left
+    });
+    assert_eq!(receive_waiting(&right, &mut buffer, &mut fds).unwrap().bytes, 8);
+    assert!(is_back_pressure(&send(sender.join().unwrap(), &[1], &[]).unwrap_err()));
 }
 
 #[test]

@@ -1,10 +1,14 @@
-//! How threads share a connection: one waits for input, the others are told; whoever sends, writes.
+//! How threads share a connection: one waits for input, one for room, the others are told; whoever sends, writes.
+//!
+//! With nothing to write and no deadline, waiting for input is the read itself: the thread takes the buffer with it, without the
+//! lock, and the socket's mode is to wait. All else on the socket says with each call that it does not.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use everycore_sys::socket_pair::{Mode, set_mode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -30,6 +34,10 @@ pub(super) struct State {
     pub(super) connection: Connection,
     /// A thread waits for input; nobody else may, or it would sleep through what the other one reads.
     reading: bool,
+    /// A thread waits for the peer to make room; the others are told.
+    writing: bool,
+    /// The socket's mode is to wait, unless somebody who shares it has changed that.
+    blocks: bool,
     /// Threads that wait to be told. Telling nobody would be a system call all the same.
     waiting: usize,
 }
@@ -48,11 +56,14 @@ impl State {
 impl Inner {
     pub(super) fn new(connection: Connection) -> Arc<Self> {
         let book = connection.book().cloned();
+        // Connections themselves never wait, whatever the mode.
+        let blocks = set_mode(connection.socket(), Mode::Blocking).is_ok();
+        let state = State { connection, reading: false, writing: false, blocks, waiting: 0 };
         let inner = Arc::new(Self {
-            codec: connection.codec(),
-            socket: Arc::clone(connection.socket()),
+            codec: state.connection.codec(),
+            socket: Arc::clone(state.connection.socket()),
             book: book.clone(),
-            state: Mutex::new(State { connection, reading: false, waiting: 0 }),
+            state: Mutex::new(state),
             progress: Condvar::new(),
         });
         if let Some(book) = book {
@@ -242,32 +253,42 @@ impl Inner {
             let delay = state.connection.retry_delay();
             timeout = Some(timeout.map_or(delay, |timeout| timeout.min(delay)));
         }
-        let mut interest = PollFlags::empty();
-        if state.connection.wants_write() {
-            interest |= PollFlags::OUT;
-            if state.reading && wish == Wish::Input {
-                // The thread that reads tells of messages only those who do not wait for the socket.
-                timeout = Some(timeout.map_or(GLANCE, |timeout| timeout.min(GLANCE)));
-            }
-        }
         let reads = !state.reading && (wish == Wish::Input || state.connection.can_park());
-        if reads {
-            interest |= PollFlags::IN;
+        // Who waits for the socket anyway does not rely on others, who may give up: they could not tell.
+        let writes = state.connection.wants_write() && (reads || !state.writing);
+        if writes && state.reading && wish == Wish::Input {
+            // The thread that reads tells of messages only those who do not wait for the socket.
+            timeout = Some(timeout.map_or(GLANCE, |timeout| timeout.min(GLANCE)));
         }
-        if interest.is_empty() {
+        if !reads && !writes {
             return Ok(self.wait_for_others(state, timeout));
         }
         state.reading |= reads;
+        state.writing |= writes;
+        let lent = if state.blocks && !writes && timeout.is_none() { state.connection.lend() } else { None };
         drop(state);
-        let polled = wait_for(self.socket.as_fd(), interest, timeout);
-        let mut state = self.lock();
-        if reads {
-            state.reading = false;
-        }
+        let (mut state, waited) = match lent {
+            Some(mut lent) => {
+                let blocked = lent.fill(self.socket.as_fd());
+                let mut state = self.lock();
+                state.blocks = blocked;
+                state.connection.take_back(lent);
+                (state, Ok(()))
+            }
+            None => {
+                let mut interest = PollFlags::empty();
+                interest.set(PollFlags::IN, reads);
+                interest.set(PollFlags::OUT, writes);
+                let polled = wait_for(self.socket.as_fd(), interest, timeout);
+                (self.lock(), polled)
+            }
+        };
+        state.reading &= !reads;
+        state.writing &= !writes;
         if state.waiting > 0 {
             self.progress.notify_all();
         }
-        polled.map_err(|errno| ChannelError::Io(errno.into()))?;
+        waited.map_err(|errno| ChannelError::Io(errno.into()))?;
         Ok(state)
     }
 
@@ -334,5 +355,43 @@ mod tests {
             assert!(matches!(here.receive(past), Ok(Some(_))));
         }
         assert!(matches!(here.receive(past), Err(ChannelError::TimedOut)));
+    }
+
+    #[test]
+    fn while_one_thread_waits_with_the_buffer_nobody_else_reads() {
+        let (here, there) = stream_pair().unwrap();
+        let mut here = Connection::new(here, Codec::Native, Limits::default()).unwrap();
+        let mut there = Connection::new(there, Codec::Native, Limits::default()).unwrap();
+        let long = vec![7; 100_000];
+        for payload in [&long[..10], &long] {
+            there.queue(Message::raw(payload.to_vec())).unwrap();
+            there.flush().unwrap();
+            let mut reads = 0;
+            let message = loop {
+                let mut lent = here.lend().unwrap();
+                assert!(here.lend().is_none());
+                assert!(matches!(here.receive(), Ok(Received::Blocked)));
+                here.park();
+                assert!(!here.has_parked());
+                assert!(lent.fill(here.socket().as_fd()), "something is there");
+                here.take_back(lent);
+                reads += 1;
+                if let Some(incoming) = here.receive_buffered().unwrap() {
+                    break incoming.into_message();
+                }
+            };
+            assert_eq!(&message.bytes()[..], payload);
+            assert_eq!(reads > 1, payload.len() == long.len());
+        }
+        let mut lent = here.lend().unwrap();
+        assert!(!lent.fill(here.socket().as_fd()), "the mode is not to wait");
+        here.take_back(lent);
+        assert!(matches!(here.receive(), Ok(Received::Blocked)));
+        drop(there);
+        let mut lent = here.lend().unwrap();
+        assert!(lent.fill(here.socket().as_fd()));
+        here.take_back(lent);
+        assert!(matches!(here.receive(), Ok(Received::Closed)));
+        assert!(here.lend().is_none());
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use bytes::{Bytes, BytesMut};
@@ -57,6 +58,24 @@ pub(crate) enum Fill {
     End,
 }
 
+/// The buffer of an inbox with a thread that waits in the kernel, and what came of that.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    buffer: BytesMut,
+    room: Range<usize>,
+    received: io::Result<scm_rights::RecvMsg>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Lent {
+    /// Reads once, and waits for something to read if the socket's mode is to wait. False: it is not.
+    pub(crate) fn fill(&mut self, socket: BorrowedFd<'_>) -> bool {
+        self.received =
+            scm_rights::receive_waiting(socket, &mut self.buffer[self.room.clone()], &mut self.fds);
+        !matches!(&self.received, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
 /// The descriptors that came with a frame.
 #[derive(Debug, Default)]
 pub(crate) struct Claimed {
@@ -87,6 +106,8 @@ pub(crate) struct Inbox {
     batches: VecDeque<Batch>,
     /// The last read emptied the socket, so another one now would be in vain.
     emptied: bool,
+    /// A thread waits with the buffer for it to be filled.
+    is_lent: bool,
     ended: bool,
     surplus: u64,
 }
@@ -125,8 +146,8 @@ impl Inbox {
     /// Finds the next complete frame.
     #[inline(always)]
     pub(crate) fn next(&mut self, codec: Codec, limits: &Limits) -> Result<Option<Span>, WireError> {
-        let bytes = &self.buffer[self.start..self.end];
-        if self.total.is_some_and(|total| bytes.len() < total) || bytes.len() == self.scanned {
+        let bytes = self.bytes();
+        if self.total.is_some_and(|total| bytes.len() < total) || bytes.len() <= self.scanned {
             return Ok(None);
         }
         match wire::cut(codec, bytes, self.scanned, limits)? {
@@ -139,9 +160,9 @@ impl Inbox {
         }
     }
 
-    /// The bytes from the front of the next frame on.
+    /// The bytes from the front of the next frame on; none while the buffer is lent.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
+        self.buffer.get(self.start..self.end).unwrap_or_default()
     }
 
     /// Takes the frame at the front out and returns its payload.
@@ -287,12 +308,45 @@ impl Inbox {
         if self.ended {
             return Ok(Fill::End);
         }
-        if std::mem::take(&mut self.emptied) {
+        if self.is_lent || std::mem::take(&mut self.emptied) {
             return Ok(Fill::Empty);
         }
         let room = self.make_room();
         let mut fds = Vec::new();
         let received = scm_rights::receive(socket, &mut self.buffer[self.end..self.end + room], &mut fds);
+        self.take_in(received, room, fds)
+    }
+
+    /// The buffer, for a thread that waits in the kernel for what it is to be filled with. Until it is back nothing else is read.
+    pub(crate) fn lend(&mut self) -> Option<Lent> {
+        if self.ended || self.is_lent {
+            return None;
+        }
+        let room = self.make_room();
+        self.emptied = false;
+        self.is_lent = true;
+        let buffer = std::mem::take(&mut self.buffer);
+        let received = Err(io::ErrorKind::WouldBlock.into());
+        Some(Lent { buffer, room: self.end..self.end + room, received, fds: Vec::new() })
+    }
+
+    /// Takes the buffer back, with what was read.
+    pub(crate) fn take_back(&mut self, lent: Lent) -> io::Result<Fill> {
+        if !std::mem::take(&mut self.is_lent) {
+            // It is that of another connection, which was exchanged for this one meanwhile.
+            return Ok(Fill::Empty);
+        }
+        self.buffer = lent.buffer;
+        self.take_in(lent.received, lent.room.len(), lent.fds)
+    }
+
+    /// Notes what was read behind what is in the buffer.
+    fn take_in(
+        &mut self,
+        received: io::Result<scm_rights::RecvMsg>,
+        room: usize,
+        fds: Vec<OwnedFd>,
+    ) -> io::Result<Fill> {
         let received = match received {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Fill::Empty),

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use super::inbox::Fill;
+use super::inbox::{Fill, Lent};
 use super::{ChannelError, Connection, Life};
 use crate::message::{Incoming, Message};
 
@@ -133,6 +133,19 @@ impl Connection {
             }
         }
         Ok(self.inbox.fill(self.socket.as_fd())?)
+    }
+
+    /// What a thread can wait with in the kernel for input, with nothing else to wait for: it gives it back to
+    /// [`Connection::take_back`], and others read nothing until then.
+    pub(crate) fn lend(&mut self) -> Option<Lent> {
+        if self.owes_too_much() { None } else { self.inbox.lend() }
+    }
+
+    /// Takes in what was read meanwhile. An error is kept for [`Connection::receive`].
+    pub(crate) fn take_back(&mut self, lent: Lent) {
+        if let Err(error) = self.inbox.take_back(lent) {
+            self.failure = Some(self.fail(error.into()));
+        }
     }
 
     /// Reads what is there and keeps it for [`Connection::receive`]: for a sender that waits for the peer, which may
