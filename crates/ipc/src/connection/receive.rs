@@ -85,6 +85,16 @@ impl Connection {
     /// an error is kept for [`Connection::receive`].
     pub(crate) fn receive_buffered_many(&mut self, messages: &mut Vec<Message>, most: usize) {
         while messages.len() < most {
+            if self.is_plain() {
+                while messages.len() < most
+                    && let Some(message) = self.take_small()
+                {
+                    messages.push(message);
+                }
+                if messages.len() >= most {
+                    return;
+                }
+            }
             match self.receive_buffered() {
                 Ok(Some(Incoming::User(message))) => messages.push(message),
                 Ok(Some(_)) => {}
