@@ -1,7 +1,7 @@
 //! One end of a channel, without waiting and without a runtime.
 //!
 //! An event loop owns it: queue, flush when writable, receive when readable. Neighbours: [`crate::channel`] waits with
-//! tokio, [`crate::blocking`] waits with `poll`; `inbox` and `outbox` hold what is on its way in and out.
+//! tokio, [`crate::blocking`] waits in system calls; `inbox` and `outbox` hold what is on its way in and out.
 
 mod error;
 mod inbox;
@@ -94,7 +94,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Takes over one end of a socket pair; makes it non-blocking and closed on exec.
+    /// Takes over one end of a socket pair; makes it non-blocking and closed on exec. A connection never waits, whatever the
+    /// socket's mode is later.
     ///
     /// # Errors
     /// It is not a socket.
@@ -186,10 +187,12 @@ impl Connection {
                 || (handles > 0 && carrying + handles > self.limits.queue_handles))
     }
 
-    /// Lets the kernel hold a large message whole, so that the peer is woken less often. An unprivileged process gets
+    /// Lets the kernel hold a large message whole, and several of those that are less large: it tells of room only when a quarter
+    /// is left unread, and then the peer should have something to do until there is more. An unprivileged process gets
     /// as much as `net.core.wmem_max` allows; having less only costs time.
     fn grow_send_buffer(&mut self, bytes: usize) {
-        let wanted = bytes.saturating_mul(2).min(4 << 20);
+        let several = bytes.saturating_mul(4).min(256 << 10);
+        let wanted = several.max(bytes.saturating_mul(2).min(4 << 20));
         if wanted <= self.send_buffer {
             return;
         }
@@ -260,8 +263,9 @@ impl Connection {
         self.throttled
     }
 
-    /// After what delay that should be.
-    pub(crate) fn retry_delay(&self) -> Duration {
+    /// After what delay that should be: a millisecond, and longer with a peer that has stopped reading while a handle waits
+    /// for that ([`Connection::send_handles_alone`]).
+    pub fn retry_delay(&self) -> Duration {
         self.outbox.retry_delay(Instant::now())
     }
 

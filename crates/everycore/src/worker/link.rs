@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use everycore_ipc::{Connection, Flush, Message, Outgoing, SendError};
 use everycore_sys::eventfd::EventFd;
@@ -28,9 +28,6 @@ use super::trouble::Troubles;
 use super::under_node::UnderNode;
 use crate::error::{Error, Result};
 use crate::protocol::{FromWorker, ListenFailure, Wanted};
-
-/// When to write again after the kernel refused more descriptors in flight.
-const THROTTLED: Duration = Duration::from_millis(1);
 
 /// What the answer to a `Listen` comes to.
 pub(crate) type ListenAnswer = Result<Grant, ListenFailure>;
@@ -386,7 +383,7 @@ impl Link {
             Room::Full(until) => Some(until),
             Room::Free | Room::Overdue => None,
         };
-        let throttled_until = state.connection.is_throttled().then(|| now + THROTTLED);
+        let throttled_until = state.connection.is_throttled().then(|| now + state.connection.retry_delay());
         let starved_until = state.starved_until.filter(|until| *until > now);
         Wait {
             to_read: full_until.is_none() && starved_until.is_none(),
