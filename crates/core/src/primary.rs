@@ -183,12 +183,14 @@ impl Primary {
             }
             Event::Listening { worker, listener } => {
                 self.with(worker, |worker, effects| worker.listening(listener, readiness, now, effects));
+                self.level_recent(worker);
             }
             Event::StoppedListening { worker, listener } => {
                 self.with(worker, |worker, effects| worker.stopped_listening(listener, effects));
             }
             Event::Ready { worker } => {
-                self.with(worker, |worker, effects| worker.ready(readiness, now, effects))
+                self.with(worker, |worker, effects| worker.ready(readiness, now, effects));
+                self.level_recent(worker);
             }
             Event::Leaving { worker } => self.part(worker, Asked::ByItself, now),
             Event::Disconnected { worker } => {

@@ -47,6 +47,8 @@ pub struct Candidates<'a> {
     pub from: Option<SocketAddr>,
     /// No more connections can be kept waiting: it must be somebody who is free.
     pub overflow: bool,
+    /// How many connections each worker may be handed that are not through their first turn: 1 while they come slowly.
+    pub credit: u64,
 }
 
 /// A worker that may be picked.
@@ -60,7 +62,8 @@ pub struct Candidate {
     pub load: u64,
     /// Connections handed to it and not yet closed.
     pub live: u64,
-    /// How many of the latest connections it was given; a fading memory, to be compared with the others'.
+    /// How many of the latest connections it was given; a fading memory of about a thousand of all workers together, to be
+    /// compared with the others'. A worker that comes to serve begins with the others' average.
     pub recent: u32,
     /// Whether it holds as many connections as it may: one has to be closed before it is free again.
     pub full: bool,

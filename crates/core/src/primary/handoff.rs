@@ -196,6 +196,26 @@ impl Primary {
         Assignment::To(to)
     }
 
+    /// A worker that comes to serve has had as many of the latest connections as the others of its kind have on average: it
+    /// is to take its share, and not all there are until it has caught up with what was before it.
+    pub(super) fn level_recent(&mut self, newcomer: WorkerId) {
+        let Some(place) = self.place(newcomer) else { return };
+        let worker = &self.workers[place];
+        if !worker.is_ready() || worker.handoffs.sent() > 0 {
+            return;
+        }
+        let class = |slot| self.router().map(|router| router.class_of_slot(slot));
+        let is_of_its_kind = |other: &&Worker| {
+            other.id != newcomer
+                && other.is_ready()
+                && class(other.slot) == class(worker.slot)
+                && worker.handoffs.listeners().iter().any(|on| other.handoffs.serves(*on))
+        };
+        let counts = self.workers.iter().filter(is_of_its_kind).map(|other| u64::from(other.handoffs.recent));
+        let (sum, count) = counts.fold((0, 0), |(sum, count), recent| (sum + recent, count + 1));
+        self.workers[place].handoffs.recent = sum.checked_div(count).unwrap_or(0) as u32;
+    }
+
     fn had_nothing_before(&self, handed: WorkerId) -> bool {
         self.place(handed).is_some_and(|place| self.workers[place].handoffs.load() == 1)
     }
@@ -222,7 +242,10 @@ impl Primary {
         match self.place(worker) {
             Some(place) => {
                 let pauses = (self.settings.credit.withdraw_after, self.settings.deadlines.handoff);
-                self.workers[place].handoffs.returned(count, self.latest, pauses);
+                let handoffs = &mut self.workers[place].handoffs;
+                handoffs.returned(count, self.latest, pauses);
+                // What it never had is not held against it.
+                handoffs.recent = self.recency.without(handoffs.recent, count);
             }
             None => {
                 let count = count.min(self.handoffs.lost);

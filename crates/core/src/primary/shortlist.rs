@@ -64,7 +64,7 @@ impl Shortlist {
     }
 
     pub(super) fn candidates(&self, from: Option<SocketAddr>, overflow: bool) -> Candidates<'_> {
-        Candidates { free: &self.free, busy: &self.busy, from, overflow }
+        Candidates { free: &self.free, busy: &self.busy, from, overflow, credit: self.credit }
     }
 
     fn place(&mut self, worker: WorkerId, standing: Standing) {

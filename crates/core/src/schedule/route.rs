@@ -248,7 +248,7 @@ impl Router {
         let shown: &[Candidate] = if policy.may_wait() { &busy } else { &[] };
         let picked = match free.is_empty() && shown.is_empty() {
             true => None,
-            false => policy.pick(&Candidates { free: &free, busy: shown, from: among.from, overflow }),
+            false => policy.pick(&Candidates { free: &free, busy: shown, overflow, ..*among }),
         };
         (self.free, self.busy) = (free, busy);
         picked

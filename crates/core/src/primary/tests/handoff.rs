@@ -49,6 +49,86 @@ fn equals_share_evenly() {
     assert_eq!(given, [0, 500, 500]);
 }
 
+/// Lets connections arrive, one every 2 ms, each of which is served at once except by the `stuck` worker. How many each
+/// worker was given.
+fn spread(cluster: &mut Cluster, connections: usize, stuck: Option<u32>) -> Vec<u64> {
+    let handed = |cluster: &Cluster| -> Vec<u64> {
+        cluster.primary.snapshot().workers.iter().map(|worker| worker.handed).collect()
+    };
+    let before = handed(cluster);
+    for _ in 0..connections {
+        cluster.passes(2);
+        let worker = cluster.assign(1)[0];
+        assert_ne!(worker, 0, "somebody is free");
+        let taken = cluster.primary.snapshot().workers[worker as usize - 1].handed;
+        match stuck == Some(worker) {
+            true => cluster.observe(worker, taken, taken - 1, taken - 1),
+            false => cluster.observe(worker, taken, taken, taken),
+        }
+    }
+    handed(cluster).iter().zip(before).map(|(after, before)| after - before).collect()
+}
+
+/// The worker gets through with what held it up.
+fn comes_through(cluster: &mut Cluster, worker: u32) {
+    let handed = cluster.primary.snapshot().workers[worker as usize - 1].handed;
+    cluster.observe(worker, handed, handed, handed);
+}
+
+#[test]
+fn a_worker_that_was_busy_for_a_while_makes_up_for_what_it_missed() {
+    for settings in [rr(2), settings(2)] {
+        let mut cluster = Cluster::serving(settings);
+        spread(&mut cluster, 5_000, None);
+        assert_eq!(spread(&mut cluster, 50, Some(1)), [1, 49]);
+        comes_through(&mut cluster, 1);
+        let after = spread(&mut cluster, 100, None);
+        assert!((72..=74).contains(&after[0]), "{after:?}: half of 150 in all, as good as");
+        assert_eq!(spread(&mut cluster, 100, None), [50, 50]);
+    }
+}
+
+#[test]
+fn a_worker_that_was_busy_for_long_gets_some_hundred_in_a_row_and_no_more() {
+    for settings in [rr(2), settings(2)] {
+        let mut cluster = Cluster::serving(settings);
+        assert_eq!(spread(&mut cluster, 20_000, Some(1))[0], 1);
+        comes_through(&mut cluster, 1);
+        let after = spread(&mut cluster, 1_000, None);
+        assert!((800..=900).contains(&after[0]), "{after:?}");
+        assert_eq!(spread(&mut cluster, 1_000, None), [500, 500]);
+    }
+}
+
+#[test]
+fn a_worker_that_comes_to_serve_takes_its_share_and_not_all_there_are() {
+    for settings in [rr(2), settings(2)] {
+        let mut cluster = Cluster::serving(settings);
+        spread(&mut cluster, 5_000, None);
+        cluster.happens(Event::Scale { workers: 3 });
+        cluster.serves(3);
+        assert_eq!(spread(&mut cluster, 300, None), [100, 100, 100]);
+    }
+}
+
+#[test]
+fn what_came_back_from_a_worker_is_not_held_against_it() {
+    let mut cluster = Cluster::serving(rr(2));
+    hurry(&mut cluster);
+    let mut served: Vec<u64> =
+        cluster.primary.snapshot().workers.iter().map(|worker| worker.handed).collect();
+    // Both get eight; all that the first one got comes back and goes to the second.
+    assert_eq!(cluster.assign(16).iter().filter(|&&worker| worker == 1).count(), 8);
+    cluster.primary.returned(id(1), 8);
+    served[1] += 8;
+    cluster.observe(2, served[1], served[1], served[1]);
+    assert_eq!(cluster.assign(8), [2; 8]);
+    served[1] += 8;
+    cluster.observe(2, served[1], served[1], served[1]);
+    cluster.now = cluster.now + Duration::from_millis(1);
+    assert_eq!(cluster.assign(8), [1; 8], "it has missed sixteen, and has room for eight");
+}
+
 #[test]
 fn credit_returns_with_the_first_turn_not_with_the_taking() {
     let mut cluster = Cluster::serving(settings(1));

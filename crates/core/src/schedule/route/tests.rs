@@ -32,7 +32,7 @@ fn router() -> Router {
 fn pick(router: &mut Router, free: &[u32], busy: &[u32], source: &str) -> Result<u32, Option<u32>> {
     let (free, busy, from) = (workers(free), workers(busy), from(source));
     let class = router.class_for(&Inbound { peer: from, ..Inbound::default() });
-    match router.pick(class, &Candidates { free: &free, busy: &busy, from, overflow: false }) {
+    match router.pick(class, &Candidates { free: &free, busy: &busy, from, overflow: false, credit: 1 }) {
         Pick::Free(worker) => Ok(worker.get() - 1),
         Pick::Nobody(wished) => Err(wished.map(|worker| worker.get() - 1)),
     }

@@ -23,7 +23,7 @@ fn source(number: u32) -> SocketAddr {
 }
 
 fn pick(free: &[Candidate], busy: &[Candidate], from: SocketAddr) -> WorkerId {
-    Sticky::default().pick(&Candidates { free, busy, from: Some(from), overflow: false }).unwrap()
+    Sticky::default().pick(&Candidates { free, busy, from: Some(from), overflow: false, credit: 1 }).unwrap()
 }
 
 const SOURCES: u32 = 10_000;
@@ -95,7 +95,9 @@ fn a_busy_worker_is_waited_for_unless_too_many_wait() {
         let first = pick(&all, &[], source(number));
         let (busy, free): (Vec<_>, Vec<_>) = all.iter().copied().partition(|c| c.worker == first);
         let mut picks = |overflow| {
-            policy.pick(&Candidates { free: &free, busy: &busy, from, overflow }).expect("somebody is free")
+            policy
+                .pick(&Candidates { free: &free, busy: &busy, from, overflow, credit: 1 })
+                .expect("somebody is free")
         };
         assert_eq!(picks(false), first);
         let second = picks(true);
