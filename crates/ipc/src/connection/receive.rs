@@ -22,7 +22,8 @@ pub enum Received {
     /// As much was read as is fair at a time, and no message is complete: ask again after everything else had its turn.
     /// The socket need not become readable for that.
     More,
-    /// Nothing complete is there now: ask again when the socket is readable.
+    /// Nothing complete is there now: ask again when the socket is readable. After a message, this may be what the read
+    /// that brought it saw: who stopped there, and watches for changes only (`EPOLLET`), asks once more.
     Blocked,
     /// The peer will send no more.
     Closed,
