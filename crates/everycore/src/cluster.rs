@@ -449,7 +449,8 @@ impl Cluster {
         self
     }
 
-    /// Kills a worker that has been silent for this long; never unless set.
+    /// Ends a worker that has been silent for this long, by `TERM` (and `CONT`, should it have been stopped), and by `KILL`
+    /// after [`term_timeout`](Self::term_timeout); never unless set. What it has not taken goes to others.
     #[must_use]
     pub fn hung_timeout(mut self, limit: Duration) -> Self {
         self.hung = Some(limit);

@@ -1,7 +1,7 @@
 //! One short function per [`Effect`]. None waits; what fails comes back to the core as an event.
 
 use everycore_core::{Effect, Notice, WorkerId};
-use everycore_sys::signals::number::{KILL, TERM};
+use everycore_sys::signals::number::{CONT, KILL, TERM};
 
 use super::autopsy;
 use super::driver::{Driver, later};
@@ -56,6 +56,8 @@ impl Driver {
         // The last rung is for the whole family: a shell around the program must not leave it behind.
         let sent = if signal == KILL { process.signal_group(signal) } else { process.signal(signal) };
         match sent {
+            // One that was stopped hears it only when it goes on.
+            Ok(()) if signal == TERM => drop(process.signal(CONT)),
             Ok(()) => {}
             // Gone already: its exit is on the way.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}

@@ -4,12 +4,14 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use everycore::ExitStatus;
+use everycore::{ExitReason, ExitStatus};
 use everycore_peers::Kind;
-use everycore_sys::signals::number::{CONT, KILL};
+use everycore_sys::signals::number::{CONT, KILL, TERM};
 use serde_json::json;
 
-use crate::support::{Nodes, Runtime, Seen, Starts, ask, connect, need_node, policies, read_all, read_line};
+use crate::support::{
+    Nodes, PATIENCE, Runtime, Seen, Starts, ask, connect, need_node, policies, read_all, read_line,
+};
 
 /// Says its number to whoever connects, and echoes lines until the client ends.
 const ECHO: &str =
@@ -89,6 +91,25 @@ fn what_a_killed_worker_had_not_taken_goes_to_another() {
     }
     let (worker, status, agreed) = nodes.exit();
     assert_eq!((worker, status, agreed), (1, ExitStatus::Signal(KILL), false));
+}
+
+#[test]
+fn a_stopped_worker_ends_as_soon_as_it_has_been_silent_for_too_long() {
+    let node = need_node!(served);
+    let cluster = node.cluster(&format!("report({ECHO}, 0, '127.0.0.1')")).workers(2);
+    // Nobody would wait for `KILL`.
+    let nodes = Nodes::start(cluster.hung_timeout(Duration::from_secs(2)).term_timeout(PATIENCE * 10));
+    let at = nodes.all_listen(2);
+    nodes.halt(1);
+    let mut clients: Vec<_> = (0..3).map(|_| connect(at)).collect();
+    for client in &mut clients {
+        assert_eq!(read_line(client).unwrap(), "2");
+    }
+    let exit = nodes.find(|seen| match seen {
+        Seen::Exit { worker, status, reason, .. } => Some((worker, status, reason)),
+        _ => None,
+    });
+    assert_eq!(exit, (1, ExitStatus::Signal(TERM), ExitReason::Hung));
 }
 
 #[test]
