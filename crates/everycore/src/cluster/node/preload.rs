@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+use rustix::process::{Pid, geteuid, test_kill_process};
 use serde_json::json;
 
 const SCRIPT: &str = include_str!("preload.cjs");
@@ -102,7 +105,11 @@ impl Preload {
         let place = &mut self.files[usize::from(everybody)];
         let script = match place.take().filter(Script::is_there) {
             Some(script) => script,
-            None => write(&directory(everybody)?, fill)?,
+            None => {
+                let directory = directory(everybody)?;
+                tidy(&directory);
+                write(&directory, fill)?
+            }
         };
         Ok(&place.insert(script).path)
     }
@@ -163,6 +170,8 @@ fn write(directory: &Path, fill: fn(&mut File) -> io::Result<()>) -> io::Result<
         let path = directory.join(format!("everycore-{pid}-{number}.cjs"));
         match OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path) {
             Ok(mut file) => {
+                // Says that it is in use, also to those who cannot see this process; where there are no locks, its number does.
+                let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
                 if let Err(error) = fill(&mut file) {
                     // Nobody else knows of it.
                     let _ = fs::remove_file(&path);
@@ -175,6 +184,44 @@ fn write(directory: &Path, fill: fn(&mut File) -> io::Result<()>) -> io::Result<
         }
     }
     Err(taken)
+}
+
+/// Removes what primaries of this user have left here that could not do so themselves: they were killed.
+fn tidy(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let path = entry.path();
+        if name.to_str().and_then(maker).is_some_and(is_gone) && is_left_behind(&path) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+/// By the name of a file: the number of the process that wrote it, and which of its files it is.
+fn maker(name: &str) -> Option<(u32, u32)> {
+    let (pid, number) = name.strip_prefix("everycore-")?.strip_suffix(".cjs")?.split_once('-')?;
+    Some((pid.parse().ok()?, number.parse().ok()?))
+}
+
+fn is_gone((pid, number): (u32, u32)) -> bool {
+    if pid == std::process::id() {
+        // In a container everyone has the same number: one of this process's own was counted before it was written.
+        return number >= NUMBER.load(Ordering::Relaxed);
+    }
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+}
+
+/// Whether it is this user's own file, which nobody uses: another user's is none of our business.
+fn is_left_behind(path: &Path) -> bool {
+    let is_own = |there: &fs::Metadata| there.is_file() && there.uid() == geteuid().as_raw();
+    if !fs::symlink_metadata(path).is_ok_and(|there| is_own(&there)) {
+        return false;
+    }
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(path) else { return false };
+    let is_free = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    is_free && Script { path: path.to_owned(), file }.is_there()
 }
 
 fn at(path: &Path, error: &io::Error) -> io::Error {
@@ -275,6 +322,43 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "{error}");
         fs::remove_dir(&directory).unwrap();
+    }
+
+    #[test]
+    fn what_killed_primaries_left_is_removed_and_nothing_else() {
+        /// Larger than the kernel's largest.
+        const DEAD: u32 = 5_000_000;
+        let directory = scratch("tidy");
+        let path = |pid: u32, number: u32| directory.join(format!("everycore-{pid}-{number}.cjs"));
+        let put = |path: PathBuf| {
+            fs::write(&path, "old").unwrap();
+            path
+        };
+        let own = std::process::id();
+        let gone = [put(path(DEAD, 0)), put(path(DEAD, 7)), put(path(own, u32::MAX))];
+        let used = write(&directory, fill).unwrap();
+        // Its maker cannot be seen from here.
+        let elsewhere = put(path(DEAD, 1));
+        let lock = File::open(&elsewhere).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        let target = put(directory.join("target"));
+        std::os::unix::fs::symlink(&target, path(DEAD, 2)).unwrap();
+        fs::create_dir(path(DEAD, 3)).unwrap();
+        let kept = [
+            used.path.clone(),
+            elsewhere,
+            target,
+            path(DEAD, 2),
+            path(DEAD, 3),
+            put(path(std::os::unix::process::parent_id(), 0)),
+            put(directory.join(format!("everycore-{DEAD}.cjs"))),
+            put(directory.join(format!("everycore-{DEAD}-x.cjs"))),
+            put(directory.join(format!("other-{DEAD}-0.cjs"))),
+        ];
+        tidy(&directory);
+        assert!(gone.iter().all(|path| !path.exists()), "{gone:?}");
+        assert!(kept.iter().all(|path| fs::symlink_metadata(path).is_ok()), "{kept:?}");
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
