@@ -92,7 +92,15 @@ pub(crate) struct Listeners {
     /// Connections handed over since the start.
     pub(crate) handed: u64,
     /// When a worker was last told who has the address it asked for.
-    explained: Option<Instant>,
+    explained: Option<Explained>,
+}
+
+/// An answer with an owner in it, which is dear to find.
+struct Explained {
+    at: Instant,
+    address: Address,
+    errno: i32,
+    message: String,
 }
 
 impl Listeners {

@@ -7,7 +7,7 @@ use everycore_core::{ListenerKey, WorkerId};
 use rustix::io::Errno;
 use serde_json::Value;
 
-use super::{Listeners, Listening};
+use super::{Explained, Listeners, Listening};
 use crate::address::{Address, BoundAddress};
 use crate::cluster::socket::{self, Options};
 use crate::cluster::sources::Sources;
@@ -185,14 +185,22 @@ impl Listeners {
             ));
         }
         // Workers may ask in vain without end, and each answer with an owner costs a look at every process.
-        let hurried = self.explained.is_some_and(|last| last.elapsed() < EXPLAINS);
+        let recent = self.explained.as_ref().filter(|last| last.at.elapsed() < EXPLAINS);
+        let hurried = recent.is_some();
         match socket::listen(&address, &Options { hurried, ..options.clone() }) {
             Ok(bound) => Ok(self.add(None, (address, index), bound)),
             Err(Error::Bind { source, message, .. }) => {
+                let errno = source.raw_os_error().unwrap_or(0);
+                let message = match recent.filter(|last| (&last.address, last.errno) == (&address, errno)) {
+                    // All workers ask for the same one: the owner was just found.
+                    Some(last) => last.message.clone(),
+                    None => message,
+                };
                 if !hurried {
-                    self.explained = Some(Instant::now());
+                    self.explained =
+                        Some(Explained { at: Instant::now(), address, errno, message: message.clone() });
                 }
-                Err(ListenFailure { errno: source.raw_os_error().unwrap_or(0), message })
+                Err(ListenFailure { errno, message })
             }
             Err(other) => Err(ListenFailure { errno: 0, message: other.to_string() }),
         }

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 
 use super::grants::{ORPHANS, PER_WORKER};
 use super::*;
+use crate::cluster::socket::Options;
 use crate::protocol::Wanted;
 
 fn id(worker: u32) -> WorkerId {
@@ -83,4 +84,17 @@ fn who_waits_at_a_listener_that_its_last_worker_closes_waits_no_longer_than_said
     listeners.close_abandoned(until, &sources);
     assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
     assert!(listeners.get(key).is_none());
+}
+
+#[test]
+fn every_worker_hears_who_has_the_address_they_all_ask_for() {
+    let mut listeners = Listeners::default();
+    let owner = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = Address::Tcp(owner.local_addr().unwrap());
+    for worker in 1..=3 {
+        let refused = listeners.grant_bound(id(worker), taken.clone(), 0, &Options::default()).unwrap_err();
+        let named =
+            format!("(by {})", everycore_sys::port_owner::port_owner(owner.local_addr().unwrap()).unwrap());
+        assert!(refused.message.contains(&named), "worker {worker}: {}", refused.message);
+    }
 }
