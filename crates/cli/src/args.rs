@@ -59,7 +59,7 @@ Stays in the foreground; fit to be a container's first process. Its own lines go
 Signals:
   TERM INT QUIT   stop: finish what is being served; a second one stops at once
   HUP             reload: each new worker is ready before its predecessor leaves
-  TTIN TTOU       one worker more, one fewer
+  TTIN TTOU       one worker more; one fewer, as long as one is left
   WINCH           without a terminal: no workers, the ports stay open; HUP brings the workers back
   USR1 USR2       kept for later versions: a warning, and nothing else
 

@@ -466,8 +466,8 @@ impl Cluster {
     }
 
     /// Whether [`run`](Self::run) takes the process's signals: `TERM`, `INT`, `QUIT` stop (twice: at once), `HUP`
-    /// reloads, `TTIN` and `TTOU` add and remove a worker. Without a controlling terminal `WINCH` lets all workers go and
-    /// keeps the ports, until `HUP` or `TTIN`; on one, a `HUP` that comes with the terminal's end stops. `USR1` and `USR2`
+    /// reloads, `TTIN` and `TTOU` add and remove a worker, of whom `TTOU` leaves one. Without a controlling terminal `WINCH` lets all
+    /// workers go and keeps the ports, until `HUP` or `TTIN`; on one, a `HUP` that comes with the terminal's end stops. `USR1` and `USR2`
     /// do nothing yet, and a warning says so. On unless set.
     #[must_use]
     pub fn signals(mut self, take: bool) -> Self {
