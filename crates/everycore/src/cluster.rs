@@ -502,7 +502,23 @@ impl Cluster {
 
     /// Is whatever this process is: the primary, or a worker that runs `worker`.
     ///
-    /// The program's error may be any that can hold ours, `Box<dyn std::error::Error>` for one.
+    /// The program's error may be any that can hold ours, `Box<dyn std::error::Error>` for one. A closure in which it meets
+    /// only `?` has to name it at its end; a function names it anyway.
+    ///
+    /// ```no_run
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// # fn main() -> everycore::Result<()> {
+    /// everycore::Cluster::builder().bind("hello", "127.0.0.1:7000")?.run_with(async |worker| {
+    ///     let mut listener = worker.listener("hello").await?;
+    ///     while let Ok((mut stream, _)) = listener.accept().await {
+    ///         tokio::spawn(async move { stream.write_all(b"hello\n").await });
+    ///     }
+    ///     Ok::<(), everycore::Error>(())
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`run`](Self::run) and [`role`](crate::role), and what `worker` returned.
