@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use everycore_sys::signals::number::{CONT, HUP, KILL, STOP, TERM};
-use support::{Example, PATIENCE, example, number_after, signal_pid, until};
+use support::{Example, PATIENCE, cpu_ticks, example, number_after, signal_pid, until};
 
 /// A server of two workers, with its address and the workers' pids.
 fn serve(policy: &str) -> (Example, SocketAddr, [u32; 2]) {
@@ -160,14 +160,33 @@ fn a_stopped_worker_that_goes_on_is_used_again() {
 #[test]
 fn a_blocked_worker_gets_nothing_until_it_is_done() {
     let (_server, address, workers) = serve("least");
-    let mut blocking = Asked::new(address, "/block?ms=1000");
+    let before = workers.map(cpu_ticks);
+    let mut blocking = Asked::new(address, "/block?ms=3000");
+    // It is blocked as soon as it burns.
+    let burns = |(pid, before): (u32, u64)| (cpu_ticks(pid) >= before + 5).then_some(pid);
+    let mut burning = None;
+    until("a worker is blocked", || {
+        burning = workers.into_iter().zip(before).find_map(burns);
+        burning.is_some()
+    });
+    let is_done = Arc::new(AtomicBool::new(false));
+    let done = Arc::clone(&is_done);
+    let blocked = std::thread::spawn(move || {
+        let answer = blocking.answer();
+        done.store(true, Ordering::SeqCst);
+        answer.unwrap().0
+    });
     // Everything else is answered meanwhile, by the one that is not blocked.
-    let others: Vec<u32> = (0..50).map(|_| Asked::new(address, "/").answer().unwrap().0).collect();
-    let (blocked, _) = blocking.answer().unwrap();
-    assert!(workers.contains(&blocked));
+    let mut others: Vec<u32> = Vec::new();
+    while !is_done.load(Ordering::SeqCst) {
+        others.push(Asked::new(address, "/").answer().unwrap().0);
+    }
+    let blocked = blocked.join().unwrap();
+    assert_eq!(burning, Some(blocked));
     let late = others.iter().filter(|pid| **pid == blocked).count();
-    // The first may have reached it before it began; nothing else waits behind the blocking request.
-    assert!(late <= 1, "{late} of 50 waited for the blocked worker");
+    // The last may have come to it when it was done, and nothing else waits behind the blocking request.
+    assert!(others.len() > late && late <= 1, "{late} of {} waited for the blocked worker", others.len());
+    until("it is asked again", || Asked::new(address, "/").answer().unwrap().0 == blocked);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use everycore::{Class, Cluster, LeastConnections, Policy, Route};
 use everycore_sys::signals::number::{CONT, KILL, STOP, TERM};
 use socket2::{Domain, Socket, Type};
-use support::{Example, PATIENCE, number_after, signal_pid, until};
+use support::{Example, PATIENCE, cpu_ticks, number_after, signal_pid, until};
 
 /// Connects from 127.0.0.`host`.
 fn connect(address: SocketAddr, host: u8) -> TcpStream {
@@ -177,13 +177,6 @@ fn whoever_says_nothing_is_served_when_its_time_is_over_and_costs_nothing_before
         late.write_all(b"GOLD\n").unwrap();
         answer(&late) == "plain: GOLD"
     });
-}
-
-/// Of a process, in units of 10 ms.
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
 #[test]
