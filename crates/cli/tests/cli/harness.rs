@@ -108,10 +108,15 @@ impl Runtime {
 
     /// With arguments for the script, and perhaps another number of workers.
     pub(crate) fn run_with(&self, options: &[&str], script: &[&str]) -> Running {
+        Running::spawn(self.command(options, script))
+    }
+
+    /// The same, not yet started.
+    pub(crate) fn command(&self, options: &[&str], script: &[&str]) -> Command {
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
         let mut command = everycore(&[&["run"], options, &["--"], &words, script].concat());
         command.env("APP_PORT", self.port.to_string());
-        Running::spawn(command)
+        command
     }
 }
 

@@ -3,7 +3,7 @@
 use everycore_peers::Kind;
 use rustix::process::Signal;
 
-use crate::harness::{Directory, Load, Runtime, everyone, get, pid_in, send};
+use crate::harness::{Directory, Load, Running, Runtime, everyone, get, pid_in, send};
 
 const SERVER: &str = r#"
 require("http")
@@ -58,6 +58,34 @@ fn a_reload_rolls_through_node_workers() {
         assert!(!old.contains(&pid_in(&get(address, "/").unwrap().body)), "{policy:?}");
         run.stop();
     }
+}
+
+#[test]
+fn the_script_that_a_killed_primary_left_is_removed_by_the_next() {
+    let why = "the test looks for the script, which others may not load";
+    let Some(node) = Runtime::among(&[Kind::Node], why) else { return };
+    let (directory, server) = server("node-script");
+    let place = directory.path("runtime");
+    std::fs::create_dir(&place).unwrap();
+    let scripts = || -> Vec<String> {
+        let names = std::fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(|name| name.into_string().unwrap()).collect()
+    };
+    let start = || {
+        let mut command = node.command(&["-w", "1"], &[&server]);
+        command.env("XDG_RUNTIME_DIR", &place);
+        let mut run = Running::spawn(command);
+        run.ready(1);
+        (format!("everycore-{}-0.cjs", run.pid()), run)
+    };
+    let (left, killed) = start();
+    killed.signal(Signal::KILL);
+    killed.end();
+    assert_eq!(scripts(), [left]);
+    let (used, run) = start();
+    assert_eq!(scripts(), [used]);
+    run.stop();
+    assert!(scripts().is_empty());
 }
 
 #[test]
