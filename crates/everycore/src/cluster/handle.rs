@@ -304,7 +304,8 @@ impl Primary {
         self.shared.give(Order::DisconnectAll)
     }
 
-    /// Sends a Unix signal to one worker. A worker that dies of it is replaced by the restart policy.
+    /// Sends a Unix signal to one worker, and `CONT` after `TERM`, which one that is stopped would not hear. A worker that
+    /// dies of it is replaced by the restart policy.
     ///
     /// # Errors
     /// [`Error::PrimaryGone`].
