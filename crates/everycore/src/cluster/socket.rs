@@ -275,6 +275,9 @@ fn admit(path: &Path, options: &Options) -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes of a path that fit into an address, without the NUL at its end.
+const SUN_PATH: usize = 107;
+
 /// The address of a path; one longer than an address can hold is named by way of its open directory, which has to
 /// stay open until the address was used.
 fn unix_address(path: &Path) -> io::Result<(SockAddr, Option<File>)> {
@@ -282,10 +285,21 @@ fn unix_address(path: &Path) -> io::Result<(SockAddr, Option<File>)> {
         (Err(_), Some(directory), Some(name)) if path.is_absolute() => {
             let directory = File::open(directory)?;
             let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
-            Ok((SockAddr::unix(short)?, Some(directory)))
+            // The directory's other name and the slash take their part.
+            let most = SUN_PATH - (short.as_os_str().len() - name.len());
+            let too_long = |_| too_long("the path's last part", name.len(), most);
+            Ok((SockAddr::unix(short).map_err(too_long)?, Some(directory)))
         }
-        (address, ..) => Ok((address?, None)),
+        (address, ..) => {
+            let too_long = |_| too_long("its name", path.as_os_str().len(), SUN_PATH);
+            Ok((address.map_err(too_long)?, None))
+        }
     }
+}
+
+fn too_long(what: &str, bytes: usize, most: usize) -> io::Error {
+    let message = format!("{what} has {bytes} bytes, and at most {most} fit; choose a shorter one");
+    io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
 /// Whether this very name is a socket, not what a link points to.
@@ -503,6 +517,16 @@ mod tests {
             std::mem::forget(bound._file.take());
         }
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_name_too_long_for_an_address_is_refused_with_how_long_it_may_be() {
+        let path = std::env::temp_dir().join("s".repeat(120));
+        let error = listen(&Address::Unix(path), &Options::default()).unwrap_err().to_string();
+        assert!(error.contains("the path's last part has 120 bytes, and at most "), "{error}");
+        let name = Path::new("\0").join("a".repeat(120));
+        let error = listen(&Address::Unix(name), &Options::default()).unwrap_err().to_string();
+        assert!(error.contains("and at most 107 fit"), "{error}");
     }
 
     #[test]

@@ -171,7 +171,7 @@ impl Listeners {
             return Err(refusal(
                 Errno::ACCESS,
                 format!(
-                    "bind {address}: this cluster serves {} only; bind the address in the primary",
+                    "bind {address}: this cluster serves {} only; have the primary bind it, too (Cluster::bind; on the command line: add -b {address}, or leave -b out)",
                     named.join(", ")
                 ),
             ));
