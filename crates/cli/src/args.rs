@@ -57,7 +57,8 @@ pub(crate) enum Command {
 Stays in the foreground; fit to be a container's first process. Its own lines go to standard error.
 
 Signals:
-  TERM INT QUIT   stop: finish what is being served; a second one stops at once
+  TERM INT QUIT   stop: finish what is being served; a second one: TERM for the workers now, and KILL
+                  2 s later; a third: KILL now
   HUP             reload: each new worker is ready before its predecessor leaves
   TTIN TTOU       one worker more; one fewer, as long as one is left
   WINCH           without a terminal: no workers, the ports stay open; HUP brings the workers back
@@ -77,6 +78,8 @@ Policy:     least; shared for Node and for programs that take an inherited socke
 Giving up:  a place after 10 failures within 5 minutes; where no worker was ever ready, all of them once
             each has failed 6 times in a row, within 10 s of its start (some 6 s in all). A program that
             waits for its database should wait itself; --give-up N/DURATION replaces both
+Ready:      a program without {fd} counts as ready once it has stayed up for 1 s, unless it is seen to serve
+            before: a guess, and where it starts slowly one that can be false; --ready notify is sure
 Silent:     a worker that uses the library, when its event loop does not turn; any worker that connections
             are handed to, when it leaves one untaken. Others cannot be seen, and --timeout is refused
             or, where that shows only later, has no effect
@@ -150,8 +153,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = value::positive_duration)]
     pub(crate) max_lifetime: Option<Duration>,
 
-    /// Replace a worker of this size, as in 512M, or up to a tenth less [default: never]
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = value::size)]
+    /// Replace a worker of this size, as in 512M, or up to a tenth less; at least 1M [default: never]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = value::resident)]
     pub(crate) max_rss: Option<u64>,
 
     /// Kill a worker that is silent, as said below, for this long [default: never]

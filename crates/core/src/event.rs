@@ -50,6 +50,12 @@ pub enum Event {
         /// Which worker.
         worker: WorkerId,
     },
+    /// The worker was found ready by a guess that its end, which follows, shows to be false: it never was. A reload or
+    /// recycling that went on because of it has done so.
+    Mistaken {
+        /// Which worker.
+        worker: WorkerId,
+    },
     /// The worker leaves of its own accord (Node's `exitedAfterDisconnect` message).
     Leaving {
         /// Which worker.

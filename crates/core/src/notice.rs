@@ -84,6 +84,22 @@ pub enum Notice {
         /// How long it had.
         within: Duration,
     },
+    /// It had been taken for ready by a guess, has ended, and nobody saw it serve: it counts as never ready.
+    Mistaken {
+        /// Which worker.
+        worker: WorkerId,
+    },
+    /// It was asked to leave and has not finished in time. It is sent `TERM`, and `KILL` if it stays.
+    Overdue {
+        /// Which worker.
+        worker: WorkerId,
+        /// How long it had.
+        within: Duration,
+        /// Connections it still has, as far as it says; 0 where that is not known.
+        open: u64,
+        /// How long it has after `TERM`.
+        kill_after: Duration,
+    },
     /// It uses more memory than it may, and is replaced.
     TooLarge {
         /// Which worker.
@@ -164,6 +180,12 @@ pub enum Notice {
     },
     /// The primary stops: nobody is replaced any more.
     Stopping,
+    /// It stops without waiting for what workers serve: they are sent `TERM`, and `KILL` after this long; after nothing,
+    /// `KILL` at once.
+    StoppingNow {
+        /// How long they have.
+        kill_after: Duration,
+    },
 }
 
 /// How a process ended.

@@ -192,6 +192,7 @@ impl Primary {
                 self.with(worker, |worker, effects| worker.ready(readiness, now, effects));
                 self.level_recent(worker);
             }
+            Event::Mistaken { worker } => self.with(worker, |worker, effects| worker.mistaken(effects)),
             Event::Leaving { worker } => self.part(worker, Asked::ByItself, now),
             Event::Disconnected { worker } => {
                 let grace = self.grace(now);

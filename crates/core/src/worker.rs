@@ -223,6 +223,14 @@ impl Worker {
         }
     }
 
+    /// It was no more than a guess that it is ready, and about to end it counts as never ready.
+    pub(crate) fn mistaken(&mut self, effects: &mut Vec<Effect>) {
+        // One that was told to leave ends because of that.
+        if self.holds_slot() && self.ready_since.take().is_some() {
+            effects.push(Effect::Notify(Notice::Mistaken { worker: self.id }));
+        }
+    }
+
     pub(crate) fn stopped_listening(&mut self, listener: ListenerKey, effects: &mut Vec<Effect>) {
         self.handoffs.stopped_listening(listener);
         self.withdraw(effects);

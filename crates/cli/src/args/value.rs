@@ -59,8 +59,8 @@ impl FromStr for Bind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
-            // A path may contain the sign, a name may not.
-            Some((name, address)) if !name.contains([':', '/']) => {
+            // A path may contain the sign, and so may an option behind a port; a name contains neither.
+            Some((name, address)) if !name.contains([':', '/', '?']) => {
                 Ok(Self { name: Some(self::name(name)?), address: address.into() })
             }
             _ => Ok(Self { name: None, address: text.into() }),
@@ -267,6 +267,22 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// No process is smaller than this: an empty program takes more.
+const LEAST_RSS: u64 = 1 << 20;
+
+/// How large a worker may be.
+pub(crate) fn resident(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    if bytes >= LEAST_RSS {
+        return Ok(bytes);
+    }
+    let hint = match text.parse::<u64>() {
+        Ok(number) => format!("; did you mean {number}M?"),
+        Err(_) => String::new(),
+    };
+    Err(format!("no process is smaller than 1 MiB, and a bare number counts bytes{hint}"))
+}
+
 /// A duration longer than nothing.
 pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -366,6 +382,10 @@ mod tests {
         for text in ["", "M", "1.5G", "-1", "0", "99999999999T", "1X"] {
             assert!(size(text).is_err(), "{text}");
         }
+        assert_eq!(resident("1M"), Ok(1 << 20));
+        assert_eq!(resident("1048576"), Ok(1 << 20));
+        assert!(resident("10").unwrap_err().ends_with("did you mean 10M?"));
+        assert!(resident("512K").unwrap_err().starts_with("no process is smaller than 1 MiB"));
         assert_eq!("1000".parse(), Ok(MaxRequests { least: 1000, jitter: 0 }));
         assert_eq!("1000~50".parse(), Ok(MaxRequests { least: 1000, jitter: 50 }));
         for text in ["0", "~5", "5~", "a", "-1"] {
@@ -379,6 +399,8 @@ mod tests {
             |name: Option<&str>, address: &str| Bind { name: name.map(Into::into), address: address.into() };
         assert_eq!(":80".parse(), Ok(bind(None, ":80")));
         assert_eq!("web=:80".parse(), Ok(bind(Some("web"), ":80")));
+        assert_eq!("8200?backlog=7".parse(), Ok(bind(None, "8200?backlog=7")));
+        assert_eq!("web=8200?backlog=7".parse(), Ok(bind(Some("web"), "8200?backlog=7")));
         assert_eq!("unix:/tmp/a=b".parse(), Ok(bind(None, "unix:/tmp/a=b")));
         assert!("=:80".parse::<Bind>().is_err());
         assert!("a b=:80".parse::<Bind>().is_err());

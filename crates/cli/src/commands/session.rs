@@ -106,6 +106,7 @@ impl Session {
     /// Waits for the end and has the last word.
     pub(crate) fn wait(self, running: Running) -> Result<(), Failure> {
         let outcome = running.wait();
+        self.screen.still();
         self.setup.tails.settle(LAST_OUTPUT);
         let ending = match outcome {
             Ok(Outcome::Stopped) => Ok("stopped"),
@@ -133,7 +134,7 @@ impl Session {
         let how = narrator.last_failure().map_or("no worker could be kept", |failed| &failed.how);
         Failure::new(
             Code::Failed,
-            format!("every slot of {} is given up; the last failure: {how}", self.setup.name),
+            format!("every place of {} is given up; the last failure: {how}", self.setup.name),
         )
     }
 }

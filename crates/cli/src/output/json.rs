@@ -29,6 +29,13 @@ pub(crate) fn line(app: &str, event: &Event, now: SystemTime) -> Option<String> 
         Event::Hung { .. } => ("worker_hung", json!({})),
         Event::Blocked { duration, .. } => ("worker_blocked", json!({"duration_ms": millis(*duration)})),
         Event::Late { within, .. } => ("worker_late", json!({"within_ms": millis(*within)})),
+        Event::Mistaken { .. } => ("worker_mistaken", json!({})),
+        Event::Overdue { within, open, kill_after, .. } => {
+            let details = json!({
+                "within_ms": millis(*within), "connections": (*open > 0).then_some(open), "kill_after_ms": millis(*kill_after),
+            });
+            ("worker_overdue", details)
+        }
         Event::TooLarge { resident, limit, postponed, .. } => {
             let details = json!({
                 "resident": resident, "limit": limit, "postponed_ms": postponed.map(millis),
@@ -56,6 +63,7 @@ pub(crate) fn line(app: &str, event: &Event, now: SystemTime) -> Option<String> 
             ("connections_refused", json!({"class": class, "refused": refused}))
         }
         Event::Stopping => ("stopping", json!({})),
+        Event::StoppingNow { kill_after } => ("stopping_now", json!({"kill_after_ms": millis(*kill_after)})),
         Event::Warning { text } => ("warning", json!({"text": text})),
         Event::Message { .. } | Event::Request { .. } => return None,
         // The library may learn to tell more than this version has names for.

@@ -53,8 +53,8 @@ pub(crate) struct Narrator {
     predecessors: BTreeMap<u32, u32>,
     /// The worker that failed last in each slot, and how.
     failures: BTreeMap<u32, Failed>,
-    /// Workers that were ready.
-    ready: BTreeSet<u32>,
+    /// Workers that are ready, and their slots.
+    ready: BTreeMap<u32, u32>,
     /// What could not be started, and why, as told last: each slot meets the same.
     unstartable: Option<String>,
     /// What a worker that is not ready in time has not done.
@@ -136,6 +136,23 @@ impl Narrator {
                 self.failures.insert(worker.slot, Failed { worker: worker.id, how: how.clone() });
                 Some(Line::bad(how))
             }
+            Event::Mistaken { worker } => {
+                self.ready.remove(&worker.id);
+                Some(Line::bad(format!(
+                    "{worker} was taken for ready because it stayed up, and was not; --ready notify makes sure"
+                )))
+            }
+            Event::Overdue { worker, within, open, kill_after } => {
+                let open = match open {
+                    0 => String::new(),
+                    open => format!(" ({} open)", super::count(*open, "connection")),
+                };
+                Some(Line::bad(format!(
+                    "{worker} has not finished within {}{open}: it is told TERM, and KILL in {}",
+                    spoken(*within),
+                    spoken(*kill_after)
+                )))
+            }
             Event::TooLarge { worker, resident, limit, postponed } => {
                 let sizes = format!("{worker} uses {}, limit {}", size(*resident), size(*limit));
                 Some(match postponed {
@@ -167,7 +184,8 @@ impl Narrator {
             Event::Recovered { worker } => Some(Line::plain(format!("{worker} takes connections again"))),
             Event::RestartScheduled { delay, .. } if delay.is_zero() => None,
             Event::RestartScheduled { slot, delay, failures } => Some(Line::plain(format!(
-                "slot {slot} failed {} and is filled again in {}",
+                "{}, which failed {}, is filled again in {}",
+                self.place_of(*slot),
                 times(*failures),
                 spoken(*delay)
             ))),
@@ -176,7 +194,8 @@ impl Narrator {
             Event::SlotErrored { slot, failures } => {
                 let failed = self.failures.get(slot);
                 let how = failed.map_or_else(String::new, |failed| format!("; the last one: {}", failed.how));
-                let line = format!("slot {slot} is given up after {}{how}", failures_of(*failures));
+                let line =
+                    format!("{} is given up after {}{how}", self.place_of(*slot), failures_of(*failures));
                 Some(Line::bad(line).explained_by(failed.map(|failed| failed.worker)))
             }
             Event::ReloadStarted { generation } => {
@@ -208,8 +227,12 @@ impl Narrator {
                     delay => format!("serving on for {} (--drain-delay), then ", spoken(delay)),
                 };
                 Some(Line::plain(format!(
-                    "stopping: {first}workers finish what they serve; a second signal stops at once"
+                    "stopping: {first}workers finish what they serve; a second signal: TERM now, and KILL 2 s later"
                 )))
+            }
+            Event::StoppingNow { kill_after: Duration::ZERO } => Some(Line::plain("stopping now: KILL")),
+            Event::StoppingNow { kill_after } => {
+                Some(Line::plain(format!("stopping now: TERM, then KILL in {}", spoken(*kill_after))))
             }
             Event::Warning { text } => Some(Line::bad(format!("warning: {text}"))),
             Event::Online { .. }
@@ -221,8 +244,16 @@ impl Narrator {
         }
     }
 
+    /// A place, by the worker that was there last.
+    fn place_of(&self, slot: u32) -> String {
+        match self.failures.get(&slot) {
+            Some(failed) => format!("the place of worker {}", failed.worker),
+            None => format!("place {slot}"),
+        }
+    }
+
     fn ready(&mut self, worker: WorkerInfo) -> Line {
-        self.ready.insert(worker.id);
+        self.ready.insert(worker.id, worker.slot);
         match self.predecessors.remove(&worker.slot) {
             Some(old) => Line::plain(format!("{worker} is ready in place of worker {old}")),
             None => Line::plain(format!("{worker} is ready")),
@@ -230,7 +261,7 @@ impl Narrator {
     }
 
     fn exit(&mut self, worker: WorkerInfo, status: ExitStatus, reason: ExitReason, asked: bool) -> Line {
-        let was_ready = self.ready.remove(&worker.id);
+        let was_ready = self.ready.remove(&worker.id).is_some();
         let ordered =
             self.stopping || matches!(reason, ExitReason::Reload | ExitReason::Scale | ExitReason::Stop);
         let is_orderly = status.is_success() || status == ExitStatus::Signal(15);
@@ -243,7 +274,10 @@ impl Narrator {
                 _ => format!("{worker} {status} ({reason})"),
             });
         }
-        self.predecessors.insert(worker.slot, worker.id);
+        // A successor that failed beside the worker it was to replace leaves no place behind.
+        if !self.ready.values().any(|slot| *slot == worker.slot) {
+            self.predecessors.insert(worker.slot, worker.id);
+        }
         self.never_ready += u32::from(!was_ready && !status.is_success());
         let how = match reason {
             ExitReason::Code if status.is_success() && !was_ready => {
@@ -338,6 +372,54 @@ mod tests {
     }
 
     #[test]
+    fn a_successor_that_failed_is_nobodys_predecessor() {
+        let mut narrator = Narrator::default();
+        said(&mut narrator, &Event::Ready { worker: worker(1, 0) });
+        said(&mut narrator, &exit(worker(3, 0), ExitStatus::Code(7), ExitReason::Code));
+        let ready = Event::Ready { worker: worker(4, 0) };
+        assert_eq!(said(&mut narrator, &ready), "worker 4 (pid 104) is ready");
+    }
+
+    #[test]
+    fn the_place_is_named_by_who_was_there() {
+        let mut narrator = Narrator::default();
+        said(&mut narrator, &exit(worker(1, 0), ExitStatus::Signal(6), ExitReason::Signal));
+        let delay = Duration::from_millis(192);
+        assert_eq!(
+            said(&mut narrator, &Event::RestartScheduled { slot: 0, delay, failures: 1 }),
+            "the place of worker 1, which failed once, is filled again in 192 ms"
+        );
+    }
+
+    #[test]
+    fn who_does_not_finish_in_time_is_told_of() {
+        let overdue = |open| Event::Overdue {
+            worker: worker(2, 1),
+            within: Duration::from_secs(8),
+            open,
+            kill_after: Duration::from_secs(2),
+        };
+        let mut narrator = Narrator::default();
+        assert_eq!(
+            said(&mut narrator, &overdue(1)),
+            "worker 2 (pid 102) has not finished within 8 s (1 connection open): it is told TERM, and KILL in 2 s"
+        );
+        assert!(said(&mut narrator, &overdue(0)).contains("within 8 s: it"));
+    }
+
+    #[test]
+    fn a_false_guess_of_readiness_does_not_put_the_hint_off() {
+        let mut narrator = Narrator::default();
+        narrator.advise(Some("take {fd}".into()));
+        for id in 1..=2 {
+            said(&mut narrator, &Event::Ready { worker: worker(id, 0) });
+            said(&mut narrator, &Event::Mistaken { worker: worker(id, 0) });
+            said(&mut narrator, &exit(worker(id, 0), ExitStatus::Code(2), ExitReason::Code));
+        }
+        assert!(narrator.hint().is_some());
+    }
+
+    #[test]
     fn ordered_ends_are_told_calmly() {
         let mut narrator = Narrator::default();
         let line = narrator.tell(&exit(worker(1, 0), ExitStatus::Code(0), ExitReason::Reload)).unwrap();
@@ -385,7 +467,7 @@ mod tests {
         let mut narrator = Narrator::default().of(None, Duration::from_secs(5));
         assert_eq!(
             said(&mut narrator, &Event::Stopping),
-            "stopping: serving on for 5 s (--drain-delay), then workers finish what they serve; a second signal stops at once"
+            "stopping: serving on for 5 s (--drain-delay), then workers finish what they serve; a second signal: TERM now, and KILL 2 s later"
         );
     }
 
@@ -407,7 +489,7 @@ mod tests {
         let line = narrator.tell(&Event::SlotErrored { slot: 1, failures: 10 }).unwrap();
         assert_eq!(
             line.text,
-            "slot 1 is given up after 10 failures; the last one: worker 4 (pid 104) exited with code 3"
+            "the place of worker 4 is given up after 10 failures; the last one: worker 4 (pid 104) exited with code 3"
         );
         assert_eq!((line.tone, line.evidence), (Tone::Bad, Some(4)));
         assert_eq!(narrator.last_failure().unwrap().worker, 4);
@@ -441,7 +523,7 @@ mod tests {
         assert_eq!(said(&mut narrator, &scheduled(0, 1)), "");
         assert_eq!(
             said(&mut narrator, &scheduled(400, 2)),
-            "slot 1 failed 2 times and is filled again in 400 ms"
+            "place 1, which failed 2 times, is filled again in 400 ms"
         );
     }
 }

@@ -54,6 +54,8 @@ enum Item {
     Line(Stream, Vec<u8>),
     /// A worker's last lines.
     Evidence(u32),
+    /// From here on no line stands at the bottom.
+    Still,
     End,
 }
 
@@ -86,6 +88,11 @@ impl Screen {
     /// Says the first lines; what was queued before follows.
     pub(crate) fn open(&self, lines: String) {
         let _ = self.voice.queue.send(Item::Open(lines));
+    }
+
+    /// Takes the line at the bottom away for good: what is said from here on are the last words.
+    pub(crate) fn still(&self) {
+        let _ = self.voice.queue.try_send(Item::Still);
     }
 
     /// Writes what is queued and takes the line at the bottom away. A reader that stands still is not waited for.
@@ -205,6 +212,7 @@ impl Writer {
             match item {
                 Item::Line(stream, bytes) => add(stream, &bytes),
                 Item::Evidence(worker) => add(Stream::Stderr, self.evidence(worker).as_bytes()),
+                Item::Still => self.live = false,
                 Item::Open(_) | Item::End => {}
             }
         }

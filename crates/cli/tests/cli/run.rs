@@ -28,7 +28,7 @@ fn a_program_that_always_fails_ends_the_run_with_its_last_lines() {
     assert!(text.contains("is given up after 2 failures; the last one: worker "), "{text}");
     assert!(text.contains("everycore | its last lines:\neverycore |   oops\n"), "{text}");
     let last = text.lines().last().unwrap();
-    assert!(last.starts_with("error: every slot of sh is given up; the last failure: worker "), "{text}");
+    assert!(last.starts_with("error: every place of sh is given up; the last failure: worker "), "{text}");
     assert!(last.ends_with("exited with code 3"), "{text}");
 }
 
@@ -147,6 +147,48 @@ while True:
     run.signal(Signal::INT);
     run.line("not yet");
     run.signal(Signal::INT);
+    run.line("stopping now: TERM, then KILL in 2 s");
+    let (code, text) = run.end();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("killed by SIGKILL (stop)"), "{text}");
+    assert!(!text.contains("stopping now: KILL"), "{text}");
+}
+
+#[test]
+fn a_worker_that_does_not_finish_in_time_is_told_of_and_a_third_signal_kills() {
+    let stubborn = "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nos.write(1, b'up\\n')\nwhile True: signal.pause()\n";
+    let args = |timeout| {
+        [
+            "run",
+            "-w",
+            "1",
+            "--graceful-timeout",
+            timeout,
+            "--ready",
+            "delay:0",
+            "--",
+            "python3",
+            "-c",
+            stubborn,
+        ]
+    };
+    let mut run = Running::start(&args("200ms"));
+    run.line("up");
+    run.signal(Signal::TERM);
+    run.line("has not finished within 200 ms: it is told TERM, and KILL in 2 s");
+    run.line("killed by SIGKILL (stop)");
+    assert_eq!(run.end().0, Some(0));
+
+    let mut run = Running::start(&args("1h"));
+    run.line("up");
+    for said in [
+        "a second signal: TERM now, and KILL 2 s later",
+        "stopping now: TERM, then KILL in 2 s",
+        "stopping now: KILL",
+    ] {
+        run.signal(Signal::INT);
+        run.line(said);
+    }
     let (code, text) = run.end();
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("killed by SIGKILL (stop)"), "{text}");

@@ -121,7 +121,7 @@ fn a_late_worker_is_told_of_before_what_follows_from_it() {
                 .unwrap_or_else(|| panic!("no '{part}':\n{text}"))
         };
         let told = line(&format!("was not ready within 200 ms: {awaited}"));
-        assert!(told < line("slot 0 failed once"), "{text}");
+        assert!(told < line("the place of worker 1, which failed once, is filled again"), "{text}");
     }
 }
 
@@ -218,4 +218,33 @@ fn node_behind_env_is_node() {
     run.ready(2);
     assert_eq!(crate::harness::get(address, "/").unwrap().body, "one");
     run.stop();
+}
+
+#[test]
+fn a_guess_of_readiness_that_was_false_neither_hides_the_hint_nor_keeps_it_trying() {
+    // As an interpreter that starts slowly: it has the socket, does not wait on it, and then fails.
+    let slow = "sleep 1.4; exit 2";
+    let mut run = Running::start(&["run", "-w", "1", "-b", "127.0.0.1:0", "--", "sh", "-c", slow]);
+    run.line("is ready");
+    run.line("was taken for ready because it stayed up, and was not; --ready notify makes sure");
+    run.line("is ready");
+    run.line("everycore holds ");
+    let (code, text) = run.end();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("is given up after 6 failures"), "{text}");
+}
+
+#[test]
+fn what_is_typed_wrong_is_answered_with_what_is_meant() {
+    let name = format!("unix:/tmp/{}", "s".repeat(120));
+    for (flags, code, part) in [
+        (&["-b", "127.0.0.1:0?foo=1"][..], 2, "foo"),
+        (&["-b", "8200?foo=1"], 2, "foo"),
+        (&["--max-rss", "10"], 2, "did you mean 10M?"),
+        (&["-b", &name], 1, "has 120 bytes, and at most "),
+    ] {
+        let (ended, text) = end_of(&[&["run", "-w", "1"], flags, &["--", "true"]].concat());
+        assert_eq!(ended, Some(code), "{text}");
+        assert!(text.contains(part) && !text.contains("a name consists"), "{text}");
+    }
 }

@@ -94,3 +94,17 @@ fn requests_that_node_workers_report_are_counted_live() {
     assert!(line.ends_with("/s)\u{1b}[K"), "{line:?}");
     drop(hang_up);
 }
+
+#[test]
+fn nothing_is_drawn_below_the_last_word() {
+    let slow = "trap 'sleep 1.5; exit 0' TERM; echo up; while :; do sleep 0.1; done";
+    let args = ["run", "-w", "1", "--ready", "delay:0", "--", "sh", "-c", slow];
+    let (mut run, _hang_up) = on_a_terminal(&args);
+    let everycore = crate::harness::pid_in(&run.line("running sh with "));
+    run.line("up");
+    crate::harness::send(everycore, rustix::process::Signal::TERM);
+    run.line("stopping: 1 worker left");
+    let (_, text) = run.end();
+    let (_, after) = text.rsplit_once("stopped").unwrap();
+    assert!(!after.contains("stopping:") && after.contains("ended with 0"), "{text:?}");
+}

@@ -67,6 +67,12 @@ impl Primary {
             }
             State::Listening => {}
             State::Disconnecting(_) => {
+                self.effects.push(Effect::Notify(Notice::Overdue {
+                    worker: worker.id,
+                    within: self.settings.deadlines.drain,
+                    open: worker.handoffs.live(),
+                    kill_after: self.settings.deadlines.term,
+                }));
                 worker.terminate(ExitReason::Disconnect, grace, &mut self.effects);
                 if held {
                     self.failed_in_place(place, "closed its channel and stayed", now);

@@ -1,5 +1,7 @@
 //! What somebody asked for: disconnect, scale, reload, stop.
 
+use std::time::Duration;
+
 use super::{Primary, Reload, Seat, Stopping};
 use crate::event::Urgency;
 use crate::id::{Generation, Slot, WorkerId};
@@ -112,6 +114,7 @@ impl Primary {
 
     fn terminate_all(&mut self, now: Time) {
         self.stopping = Some(Stopping::Fast);
+        self.notify(Notice::StoppingNow { kill_after: self.settings.deadlines.term });
         let grace = self.grace(now);
         for worker in &mut self.workers {
             worker.terminate(ExitReason::Stop, grace, &mut self.effects);
@@ -119,6 +122,7 @@ impl Primary {
     }
 
     fn kill_all(&mut self, now: Time) {
+        self.notify(Notice::StoppingNow { kill_after: Duration::ZERO });
         let grace = self.grace(now);
         for worker in &mut self.workers {
             worker.kill(ExitReason::Stop, grace, &mut self.effects);

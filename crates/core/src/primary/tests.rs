@@ -170,6 +170,10 @@ fn news(notice: &Notice) -> String {
         Notice::Error { worker, reason } => format!("error {worker}: {reason}"),
         Notice::Hung { worker } => format!("hung {worker}"),
         Notice::Late { worker, within } => format!("{worker} was not ready within {within:?}"),
+        Notice::Mistaken { worker } => format!("{worker} was never ready"),
+        Notice::Overdue { worker, within, open, .. } => {
+            format!("{worker} has not finished within {within:?}, {open} open")
+        }
         Notice::TooLarge { worker, resident, limit, .. } => format!("{worker} uses {resident} of {limit}"),
         Notice::TimedOut { worker, after } => format!("{worker} was silent for {after:?}"),
         Notice::Recovered { worker } => format!("recovered {worker}"),
@@ -182,5 +186,6 @@ fn news(notice: &Notice) -> String {
         Notice::Scaled { workers } => format!("scaled to {workers}"),
         Notice::Refused { class, refused } => format!("{class} has refused {refused}"),
         Notice::Stopping => "stopping".into(),
+        Notice::StoppingNow { kill_after } => format!("stopping now, KILL after {kill_after:?}"),
     }
 }

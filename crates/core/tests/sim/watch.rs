@@ -104,7 +104,8 @@ impl Watch {
             Event::Online { .. }
             | Event::Listening { .. }
             | Event::StoppedListening { .. }
-            | Event::Ready { .. } => {}
+            | Event::Ready { .. }
+            | Event::Mistaken { .. } => {}
             Event::DisconnectAll | Event::Reload | Event::Scale { .. } | Event::Stop { .. } => {}
         }
     }
@@ -243,6 +244,14 @@ impl Watch {
                 assert_eq!(self.settings.deadlines.start, *within);
                 assert!(!self.living(*worker).ready, "{worker} was ready");
             }
+            Notice::Mistaken { worker } => {
+                assert!(self.living(*worker).ready, "{worker} was not taken for ready");
+                self.seen(*worker).ready = false;
+            }
+            Notice::Overdue { worker, within, .. } => {
+                assert_eq!(self.settings.deadlines.drain, *within);
+                assert!(self.seen(*worker).stage < Stage::Ended, "{worker} is gone");
+            }
             Notice::TooLarge { worker, resident, .. } => {
                 let most = self.settings.recycle.memory.expect("a limit");
                 assert!(self.living(*worker).ready && *resident >= most - most / 10);
@@ -288,6 +297,7 @@ impl Watch {
                 assert!(!self.stopping);
                 self.stopping = true;
             }
+            Notice::StoppingNow { .. } => assert!(self.stopping),
         }
     }
 

@@ -421,6 +421,10 @@ impl Driver {
             everycore_sys::WaitStatus::Signal { signal, .. } => ExitStatus::Signal(signal),
             everycore_sys::WaitStatus::Unknown => ExitStatus::Unknown,
         };
+        // A program that does its work and ends is no failure, however ready it was.
+        if !status.is_success() && self.readying.was_mistaken(worker, std::time::Instant::now()) {
+            self.order(CoreEvent::Mistaken { worker });
+        }
         self.order(CoreEvent::Exited { worker, status });
     }
 }

@@ -142,6 +142,10 @@ impl Driver {
             }
             Notice::Hung { worker } => Event::Hung { worker: self.info(worker) },
             Notice::Late { worker, within } => Event::Late { worker: self.info(worker), within },
+            Notice::Mistaken { worker } => Event::Mistaken { worker: self.info(worker) },
+            Notice::Overdue { worker, within, open, kill_after } => {
+                Event::Overdue { worker: self.info(worker), within, open, kill_after }
+            }
             Notice::TooLarge { worker, resident, limit, postponed } => {
                 Event::TooLarge { worker: self.info(worker), resident, limit, postponed }
             }
@@ -167,6 +171,7 @@ impl Driver {
             Notice::Scaled { workers } => Event::Scaled { workers },
             Notice::Refused { class, refused } => Event::Refused { class, refused },
             Notice::Stopping => Event::Stopping,
+            Notice::StoppingNow { kill_after } => Event::StoppingNow { kill_after },
         };
         self.tell(event);
     }

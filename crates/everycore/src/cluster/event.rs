@@ -119,6 +119,23 @@ pub enum Event {
         /// How long it had.
         within: Duration,
     },
+    /// The worker was taken for ready since it stayed up, and has ended without having been seen to serve: it counts as
+    /// never ready. Comes right before its `Exit`.
+    Mistaken {
+        /// Which worker.
+        worker: WorkerInfo,
+    },
+    /// The worker was asked to leave and has not finished in time. It is sent `TERM`, and `KILL` if it stays.
+    Overdue {
+        /// Which worker.
+        worker: WorkerInfo,
+        /// How long it had ([`Cluster::graceful_timeout`](crate::Cluster::graceful_timeout)).
+        within: Duration,
+        /// Connections it still has, as far as it says; 0 where that is not known.
+        open: u64,
+        /// How long it has after `TERM`.
+        kill_after: Duration,
+    },
     /// The worker uses more memory than it may and is replaced.
     TooLarge {
         /// Which worker.
@@ -199,6 +216,12 @@ pub enum Event {
     },
     /// The cluster began to stop.
     Stopping,
+    /// The cluster was told again to stop: workers are sent `TERM` now and `KILL` after this long; after nothing, `KILL` at
+    /// once.
+    StoppingNow {
+        /// How long they have.
+        kill_after: Duration,
+    },
     /// Something of the primary itself went wrong, and it goes on.
     Warning {
         /// What happened and what it means.
@@ -222,6 +245,8 @@ impl Event {
             | Self::Hung { worker }
             | Self::Blocked { worker, .. }
             | Self::Late { worker, .. }
+            | Self::Mistaken { worker }
+            | Self::Overdue { worker, .. }
             | Self::TooLarge { worker, .. }
             | Self::TimedOut { worker, .. }
             | Self::Recovered { worker } => Some(*worker),
@@ -234,6 +259,7 @@ impl Event {
             | Self::Scaled { .. }
             | Self::Refused { .. }
             | Self::Stopping
+            | Self::StoppingNow { .. }
             | Self::Warning { .. } => None,
         }
     }

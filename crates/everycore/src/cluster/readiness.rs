@@ -24,6 +24,9 @@ const STAYS_UP: Duration = Duration::from_secs(1);
 /// A program that counts as ready because it stayed up is looked at for this long, whether it serves after all.
 const STARTS_LATE: Duration = Duration::from_secs(60);
 
+/// One that ends this soon after it was taken for ready because it stayed up, and was not seen to serve, was not ready.
+const GUESS_HOLDS: Duration = Duration::from_secs(5);
+
 /// Notifications read before others get their turn.
 const TURN: usize = 64;
 
@@ -47,8 +50,10 @@ struct Look {
     every: Duration,
     /// It uses the library and will say itself that it listens.
     joined: bool,
-    /// It counts as ready already.
-    ready: bool,
+    /// It was seen to serve.
+    served: bool,
+    /// Since when it counts as ready, without having been seen to serve.
+    guessed: Option<Instant>,
     /// Since when no look has told what it does.
     unknown_since: Option<Instant>,
 }
@@ -101,7 +106,8 @@ impl Readying {
             next: now + LOOK.0,
             every: LOOK.0,
             joined: false,
-            ready: false,
+            served: false,
+            guessed: None,
             unknown_since: None,
         };
         self.workers.insert(worker, look);
@@ -115,7 +121,13 @@ impl Readying {
 
     /// It counts as ready, for whatever reason.
     pub(super) fn ready(&mut self, worker: WorkerId) {
-        self.workers.retain(|id, look| *id != worker || look.ready);
+        self.workers.retain(|id, look| *id != worker || look.guessed.is_some());
+    }
+
+    /// Whether a worker that has just ended was taken for ready by a guess that it did not live up to.
+    pub(super) fn was_mistaken(&self, worker: WorkerId, now: Instant) -> bool {
+        let guessed = self.workers.get(&worker).and_then(|look| look.guessed);
+        guessed.is_some_and(|since| now.duration_since(since) < GUESS_HOLDS)
     }
 
     pub(super) fn forget(&mut self, worker: WorkerId) {
@@ -139,14 +151,23 @@ impl Readying {
             }
             let sight = if sees { sight(*worker, look.pid) } else { Sight::Unknown };
             self.seen |= sight == Sight::Served;
-            if self.counts(look, sight, now) && !look.ready {
-                look.ready = true;
+            if self.counts(look, sight, now) && look.guessed.is_none() {
+                look.guessed = Some(now);
                 ready.push(*worker);
             }
+            look.served |= sight == Sight::Served;
         }
-        // Whether it serves after all matters as long as no worker has been seen to.
+        // Whether it serves after all matters as long as no worker has been seen to, and whether it stays for a little longer.
         let matters = sees && !self.seen;
-        workers.retain(|_, look| !look.ready || matters && now.duration_since(look.since) < STARTS_LATE);
+        workers.retain(|_, look| {
+            let is_settled = look.served
+                || !sees
+                || look.guessed.is_some_and(|since| {
+                    now.duration_since(since) >= GUESS_HOLDS
+                        && !(matters && now.duration_since(look.since) < STARTS_LATE)
+                });
+            look.guessed.is_none() || !is_settled
+        });
         self.workers = workers;
         ready
     }
@@ -265,6 +286,24 @@ mod tests {
     fn under_inherited_it_has_to_from_the_first_on() {
         let mut readying = Readying::new(Readiness::Inherited, START);
         assert!(ready_after(&mut readying, 1, Sight::Held) >= START / 2);
+    }
+
+    #[test]
+    fn a_guess_that_an_early_end_shows_to_be_false_is_taken_back() {
+        let mut readying = Readying::new(Readiness::Socket, START);
+        let began = Instant::now();
+        let guess = ready_after(&mut readying, 1, Sight::Held);
+        assert!(readying.was_mistaken(id(1), began + guess));
+        assert!(!readying.was_mistaken(id(1), began + guess + GUESS_HOLDS + LOOK.1));
+        // One that was seen to serve was ready, whatever becomes of it.
+        let began = Instant::now();
+        let served = ready_after(&mut readying, 2, Sight::Served);
+        assert!(!readying.was_mistaken(id(2), began + served));
+        // Who asked for a delay has asked for no more.
+        let mut told = Readying::new(Readiness::StaysUp(STAYS_UP), START);
+        let began = Instant::now();
+        let after = ready_after(&mut told, 1, Sight::Unknown);
+        assert!(!told.was_mistaken(id(1), began + after));
     }
 
     #[test]

@@ -198,7 +198,10 @@ fn a_worker_without_a_channel_that_stays_counts_as_a_failure() {
     cluster.happens(Event::Disconnected { worker: id(1) });
     cluster.forget();
     cluster.passes(3_000);
-    assert_eq!(cluster.lines, ["SIGTERM 1", "- restart 0 after failure 1"]);
+    assert_eq!(
+        cluster.lines,
+        ["- 1 has not finished within 3s, 0 open", "SIGTERM 1", "- restart 0 after failure 1"]
+    );
 }
 
 #[test]
@@ -210,4 +213,19 @@ fn telling_a_failed_worker_to_leave_does_not_revive_its_slot() {
     assert_eq!(cluster.news().last().unwrap(), "- slot 0 errored after 1");
     cluster.happens(Event::Disconnect { worker: id(1) });
     assert!(cluster.orders().is_empty());
+}
+
+#[test]
+fn a_worker_taken_for_ready_by_mistake_counts_as_never_ready() {
+    let settings = Settings { readiness: Readiness::Notified, ..settings(1) };
+    let mut cluster = Cluster::new(settings);
+    for worker in 1..=6 {
+        cluster.happens(Event::Spawned { worker: id(worker), pid: 100 + worker });
+        cluster.happens(Event::Ready { worker: id(worker) });
+        cluster.happens(Event::Mistaken { worker: id(worker) });
+        cluster.exits(worker, CRASHED);
+        cluster.passes(5_000);
+    }
+    assert!(cluster.primary.is_finished(), "nobody was ever ready, and it has failed six times");
+    assert_eq!(cluster.primary.outcome(), Outcome::AllErrored);
 }

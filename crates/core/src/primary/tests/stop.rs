@@ -14,7 +14,8 @@ fn a_graceful_stop_drains_then_terms_then_kills() {
     cluster.exits(1, CLEAN);
     assert_eq!(cluster.news(), ["- disconnect 1", "- exit 1: stop, exited with code 0, asked to"]);
     cluster.passes(8_000);
-    assert_eq!(cluster.orders(), ["SIGTERM 2"]);
+    assert_eq!(cluster.lines, ["- 2 has not finished within 8s, 0 open", "SIGTERM 2"]);
+    cluster.forget();
     cluster.passes(2_000);
     assert_eq!(cluster.orders(), ["SIGKILL 2"]);
     assert!(!cluster.primary.is_finished());
@@ -29,8 +30,9 @@ fn a_second_stop_is_fast_and_a_third_kills() {
     cluster.happens(graceful());
     cluster.happens(graceful());
     assert_eq!(cluster.orders(), ["disconnect 1", "SIGTERM 1"]);
+    cluster.forget();
     cluster.happens(graceful());
-    assert_eq!(cluster.orders(), ["SIGKILL 1"]);
+    assert_eq!(cluster.lines, ["- stopping now, KILL after 0ns", "SIGKILL 1"]);
 }
 
 #[test]
