@@ -4,8 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
@@ -505,7 +505,12 @@ fn play(node: &Runtime, test: &Test, policy: &str, mode: &str) {
     let directory = std::env::temp_dir().join(format!("everycore-primary-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join(format!("{}-{policy}-{mode}.sock", test.scene));
-    let place = if test.scene == "unix" { path.to_str().unwrap().to_owned() } else { free_address() };
+    let place = if test.scene == "unix" {
+        path.to_str().unwrap().to_owned()
+    } else {
+        // The scenes have the host written in.
+        format!("127.0.0.1:{}", everycore_peers::own_port())
+    };
     let mut command = node.command();
     command.arg(script).arg(std::env::current_exe().unwrap()).args([test.scene, policy, mode, &place]);
     command.env_remove("NODE_CLUSTER_SCHED_POLICY").stdin(Stdio::null()).stdout(Stdio::piped());
@@ -529,17 +534,4 @@ fn play(node: &Runtime, test: &Test, policy: &str, mode: &str) {
     let seen: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(seen, (test.expected)(policy), "{} ({policy}, {mode}) under {node}", test.name);
     assert!(status.success() || test.scene == "orphan", "{} ({policy}, {mode}): Node {status}", test.name);
-}
-
-/// An address that nobody has at present.
-fn free_address() -> String {
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        match TcpStream::connect(address) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return address.to_string(),
-            _ => {}
-        }
-    }
 }
